@@ -1,0 +1,1 @@
+"""Which models are in memory: leases, admission, eviction; nothing of HTTP, Ray or tensors."""

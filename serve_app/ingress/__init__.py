@@ -1,0 +1,1 @@
+"""The HTTP side: limits, parsing, reference to key, the answer; nothing of tensors."""

@@ -1,0 +1,1 @@
+"""From a spec to an open model: fetch, verify, open, warm up."""

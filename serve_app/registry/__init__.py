@@ -1,0 +1,1 @@
+"""Which models exist: specs, versions and where their bytes lie."""
