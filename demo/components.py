@@ -201,7 +201,9 @@ def _marking(
         circle(canvas, dot, min(long, tall) * 0.07, opaque(scaled(black, 0.5)))
         circle(canvas, dot, min(long, tall) * 0.07, opaque(scaled(black, 2.2)), 2)
     if rng.random() < 0.6:
-        circle(canvas, (x0, y0 + tall / 2), tall * 0.13, opaque(scaled(black, 0.4)))
+        angles, notch = np.linspace(-np.pi / 2, np.pi / 2, 16), tall * 0.12
+        arc = [(x0 + notch * np.cos(a), y0 + tall / 2 + notch * np.sin(a)) for a in angles]
+        polygon(canvas, arc, opaque(scaled(black, 0.35)))
     ink = opaque(pick([(205, 205, 205), (160, 160, 160)], rng))
     letters = "".join(rng.choice(list("ABCEHLMNSTX0123456789"), 7))
     for row, text in enumerate((letters, f"{rng.integers(1000, 9999)}")):

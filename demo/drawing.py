@@ -58,15 +58,16 @@ def scaled(colour: Colour, factor: float) -> Colour:
     return b, g, r
 
 
-def jitter(colour: Colour, rng: np.random.Generator, amount: int = 14) -> Colour:
+def jitter(colour: Colour, rng: np.random.Generator, amount: int = 6) -> Colour:
     """Return `colour` with each channel moved by up to `amount`."""
     b, g, r = (int(np.clip(c + rng.integers(-amount, amount + 1), 0, 255)) for c in colour)
     return b, g, r
 
 
 def pick(colours: Sequence[Colour], rng: np.random.Generator) -> Colour:
-    """Return one of `colours`, slightly varied."""
-    return jitter(colours[int(rng.integers(len(colours)))], rng)
+    """Return one of `colours`, slightly varied in brightness and a little in hue."""
+    colour = scaled(colours[int(rng.integers(len(colours)))], rng.uniform(0.82, 1.12))
+    return jitter(colour, rng)
 
 
 def _fixed(value: float) -> int:

@@ -82,12 +82,23 @@ class ModelKey:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a model's author says of it in `model.yaml`; everything is optional."""
+    """What a model's author says of it in `model.yaml`; everything is optional.
+
+    training, evaluation: free, flat facts such as `epochs` or `map50`
+    """
 
     description: str | None = None
+    architecture: str | None = None
     task: Task | None = None
     classes: tuple[str, ...] = ()
     imgsz: int | None = None
+    training: Mapping[str, str | int | float | bool | None] = field(
+        default_factory=dict, hash=False
+    )
+    evaluation: Mapping[str, str | int | float | bool | None] = field(
+        default_factory=dict, hash=False
+    )
+    licence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +199,17 @@ class PredictResult:
     load_ms: float | None
     queue_ms: float
 
+    @property
+    def phases_s(self) -> dict[str, float]:
+        """Seconds that each phase took: queue, load, then the engine's, summed over the images."""
+        phases = {"queue": self.queue_ms / 1000}
+        if self.load_ms is not None:
+            phases["load"] = self.load_ms / 1000
+        for image in self.images:
+            for phase, milliseconds in image.speed_ms.items():
+                phases[phase] = phases.get(phase, 0.0) + milliseconds / 1000
+        return phases
+
 
 @dataclass(frozen=True, slots=True)
 class ResidentModel:
@@ -203,7 +225,10 @@ class ResidentModel:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:
-    """The state of one replica, as `GET /v1/replicas` shows it."""
+    """The state of one replica, as `GET /v1/replicas` shows it.
+
+    config_error: why the last `user_config` was refused, or a preload failed
+    """
 
     replica_id: str
     pid: int
@@ -213,3 +238,4 @@ class ReplicaReport:
     used_bytes: int
     max_models: int | None
     models: tuple[ResidentModel, ...]
+    config_error: str | None = None

@@ -1,1 +1,1 @@
-"""The HTTP side: limits, parsing, reference to key, the answer; nothing of tensors."""
+"""The HTTP border: limits, parsing, errors and answers; it knows nothing of tensors."""

@@ -1,0 +1,99 @@
+"""`python -m serve_app serve_config.yaml`: `serve run` that says why when it cannot start.
+
+It is Ray's own `serve run`, with two things added: what can be known beforehand is checked
+(preflight.py), and an application that fails to deploy ends the command instead of hanging it.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+from ray import serve
+from ray.serve.schema import ApplicationStatus
+from ray.serve.scripts import cli
+
+from serve_app import preflight
+from serve_app.settings import SettingsError
+
+POLL_INTERVAL_S = 0.5
+
+
+class Watcher(threading.Thread):
+    """Waits until the applications run or one has failed; then tells, or stops the command."""
+
+    def __init__(self, applications: Sequence[str], url: str, models: int) -> None:
+        """Watch `applications`, to be reached at `url`."""
+        super().__init__(name="deploy-watcher", daemon=True)
+        self._applications = applications
+        self._url = url
+        self._models = models
+        self.failure: str | None = None
+
+    def run(self) -> None:
+        """Poll Serve's status until it is decided."""
+        while True:
+            time.sleep(POLL_INTERVAL_S)
+            states = serve.status().applications
+            watched = [states[name] for name in self._applications if name in states]
+            for state in watched:
+                if state.status == ApplicationStatus.DEPLOY_FAILED:
+                    self.failure = last_line(state.message)
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+            if len(watched) == len(self._applications) and all(
+                state.status == ApplicationStatus.RUNNING for state in watched
+            ):
+                say(f"{self._models} models at {self._url} (API reference: {self._url}/docs)")
+                return
+
+
+def last_line(message: str) -> str:
+    """Return the line of a deployment failure's message that says what was wrong."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error: " in line]
+    return (errors or lines or ["no reason was given; see the logs above"])[-1]
+
+
+def say(text: str) -> None:
+    """Write one line for the person at the terminal."""
+    sys.stderr.write(f"serve_app: {text}\n")
+    sys.stderr.flush()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the application of a config file until it is interrupted; return the exit status."""
+    path = Path(arguments[0] if arguments else "serve_config.yaml")
+    try:
+        config = preflight.load_config(path)
+        models = preflight.check_models(config)
+        host, port = preflight.address(config)
+        preflight.check_port(host, port)
+    except SettingsError as error:
+        say(f"cannot start: {error}")
+        return 2
+    watcher = Watcher(preflight.names(config["applications"]), f"http://{host}:{port}", models)
+    try:
+        ray.init(namespace="serve")
+        # After ray.init, which sets its own; a shell's background job starts with SIGINT ignored.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        watcher.start()
+        cli.main(["run", str(path)], standalone_mode=False)
+    except (KeyboardInterrupt, SystemExit):
+        pass
+    finally:
+        ray.shutdown()
+    if watcher.failure is not None:
+        say(f"cannot start: {watcher.failure}")
+        return 1
+    say("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

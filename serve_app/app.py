@@ -1,0 +1,47 @@
+"""Start reading here: `build` turns the settings into the Ray Serve application.
+
+client -> Ingress (limits, parse, reference to key) -> Detector (one per device)
+       -> multiplexed slot -> lease from the cache (miss: fetch, verify, open, warm up)
+       -> engine -> results -> response
+"""
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+from serve_app.ingress.deployment import Ingress
+from serve_app.replica.deployment import Detector
+from serve_app.settings import AppArgs
+
+MAX_ONGOING_REQUESTS = 64
+"""Per replica: enough to keep the engine busy while models load."""
+MAX_QUEUED_REQUESTS = 256
+"""Per ingress replica: beyond this the answer is 503 rather than a longer queue."""
+
+
+def build(args: AppArgs) -> Application:
+    """Build the application; Ray Serve calls this with `args` of serve_config.yaml."""
+    args = args.model_copy(update={"repository": args.repository.resolve()})
+    detector = serve.deployment(
+        Detector,
+        name="Detector",
+        ray_actor_options=_actor_options(args),
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        max_queued_requests=MAX_QUEUED_REQUESTS,
+    )
+    ingress = serve.deployment(
+        Ingress,
+        name="Ingress",
+        # It only parses and passes on: a whole core each would starve the detectors.
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=MAX_ONGOING_REQUESTS + MAX_QUEUED_REQUESTS,
+    )
+    return ingress.bind(args, detector.bind(args))
+
+
+def _actor_options(args: AppArgs) -> dict[str, float]:
+    """Reserve a whole GPU for a replica where the cluster has one and the settings allow it."""
+    wants_gpu = args.device == "cuda" or (
+        args.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1
+    )
+    return {"num_cpus": 1, "num_gpus": 1} if wants_gpu else {"num_cpus": 1}

@@ -1,0 +1,261 @@
+"""Reads a `.pt` checkpoint, which is untrusted code, into a module ready to predict.
+
+Two readings: `read_model` with the weights, and `read_structure` without, on the meta device, for
+which nothing but the structure is read from disk. Both go through torch's restricted unpickler
+with the allow-list of Ultralytics; a file that names anything else is refused by those names.
+"""
+
+import logging
+import pickle
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.nn import tasks
+from ultralytics.nn.autobackend import check_class_names
+
+from serve_app.engines.archive import read_globals
+from serve_app.engines.base import ModelInfo
+from serve_app.errors import ModelBrokenError
+from serve_app.types import Task
+
+logger = logging.getLogger(__name__)
+
+_TASKS: dict[type[nn.Module], Task] = {
+    tasks.DetectionModel: Task.DETECT,
+    tasks.RTDETRDetectionModel: Task.DETECT,
+    tasks.SegmentationModel: Task.SEGMENT,
+    tasks.PoseModel: Task.POSE,
+    tasks.OBBModel: Task.OBB,
+    tasks.ClassificationModel: Task.CLASSIFY,
+}
+_CACHES = {"anchors", "strides", "shape", "valid_mask", "shapes"}
+_KNOWN_PACKAGES = {"torch", "collections", "ultralytics", "numpy", "pathlib", "torchvision"}
+_DEFAULT_IMGSZ = 640
+_MAX_IMGSZ = 8192
+_MAX_EXPANSION = 8
+_MAX_PLAIN_TENSOR = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint as a fused fp32 module in evaluation mode, and what it says of itself.
+
+    transforms: the preprocessing that a classification checkpoint carries, None elsewhere
+    """
+
+    module: nn.Module
+    info: ModelInfo
+    end2end: bool
+    kpt_shape: tuple[int, int] | None
+    transforms: object | None
+
+
+def read_model(path: Path) -> Checkpoint:
+    """Read the checkpoint with its weights, on the CPU (loader thread).
+
+    Raises:
+        ModelBrokenError: the file is corrupt, unsafe or no YOLO model
+    """
+    return _read(path, "cpu")
+
+
+def read_structure(path: Path) -> Checkpoint:
+    """Read the checkpoint with its parameters on the meta device: no weights are read.
+
+    Raises:
+        ModelBrokenError: the file is corrupt, unsafe or no YOLO model
+    """
+    return _read(path, "meta")
+
+
+def _read(path: Path, device: str) -> Checkpoint:
+    try:
+        content = _unpickle(path, device)
+        module = _choose_model(content)
+        task = _task_of(module)
+        for sub in module.modules():
+            _forget_last_image(sub)
+            if device == "meta":
+                _read_plain_tensors(sub, path)
+        _check_size(module, path.stat().st_size)
+        module = _fuse(module)
+        return _describe(module, task, content)
+    except ModelBrokenError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:
+        logger.info("checkpoint refused", exc_info=error)
+        raise ModelBrokenError(
+            f"the checkpoint is no usable YOLO model ({type(error).__name__}); "
+            "train or export it again with a current Ultralytics"
+        ) from None
+
+
+def _unpickle(path: Path, device: str) -> Any:
+    """Load through the restricted unpickler, which refuses all names but the allowed ones."""
+    names = read_globals(path)
+    if "ultralytics.nn.text_model.CLIP" in names:
+        raise ModelBrokenError(f"the model needs a text encoder; {_supported()}")
+    _refuse_unscannable(path, names)
+    # Entering allows, for the life of the process and under Ultralytics' own lock, those model
+    # classes that this file names; the rest marks this thread only, so loads may run at once.
+    # `torch_safe_load` would patch sys.modules around the whole load, and hold a lock over it.
+    with tasks._SafeLoad.loading(path):
+        _refuse_foreign(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        try:
+            return torch.load(path, map_location=device, weights_only=True)
+        except pickle.UnpicklingError as error:
+            logger.info("checkpoint refused", exc_info=error)
+            raise ModelBrokenError(
+                "the checkpoint asks for something outside a YOLO model; nothing of it was run"
+            ) from None
+        except (EOFError, RuntimeError) as error:
+            logger.info("checkpoint unreadable", exc_info=error)
+            raise ModelBrokenError("the checkpoint is truncated or corrupt; copy it again") from None
+
+
+def _refuse_unscannable(path: Path, names: frozenset[str]) -> None:
+    try:
+        torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception as error:  # opcodes that torch.save never writes, or an unreadable archive
+        logger.info("checkpoint unreadable", exc_info=error)
+        foreign = [name for name in names if name.split(".", 1)[0] not in _KNOWN_PACKAGES]
+        _refuse_foreign(foreign)
+        raise ModelBrokenError("the checkpoint is truncated or corrupt; copy it again") from None
+
+
+def _refuse_foreign(names: Iterable[str]) -> None:
+    """Refuse a checkpoint that imports names outside the allow-list, naming them."""
+    foreign = sorted(names)
+    if not foreign:
+        return
+    if any(name.startswith(("models.", "utils.")) for name in foreign):
+        raise ModelBrokenError(
+            f"the checkpoint was made by an older repository than Ultralytics (it names "
+            f"{foreign[0]}); retrain it with Ultralytics, or register its ONNX export"
+        )
+    raise ModelBrokenError(
+        f"the checkpoint names {', '.join(foreign[:5])}, which is no part of a YOLO model and "
+        "could run code; nothing of it was run"
+    )
+
+
+def _choose_model(content: Any) -> nn.Module:
+    """Return the averaged weights when the training left them, as Ultralytics does."""
+    if not isinstance(content, dict):
+        raise ModelBrokenError("the file is a PyTorch file, but holds no YOLO model")
+    if content.get("modelopt"):
+        raise ModelBrokenError("the checkpoint is quantization-aware; register its ONNX export")
+    for name in ("ema", "model"):
+        if isinstance(content.get(name), nn.Module):
+            module: nn.Module = content[name]
+            return module
+    raise ModelBrokenError(
+        "the file holds tensors but no YOLO model; register the .pt that training wrote, "
+        "not a state dict"
+    )
+
+
+def _task_of(module: nn.Module) -> Task:
+    try:
+        return _TASKS[type(module)]
+    except KeyError:
+        raise ModelBrokenError(f"{type(module).__name__} is not served; {_supported()}") from None
+
+
+def _supported() -> str:
+    return f"supported tasks are {', '.join(Task)}"
+
+
+def _forget_last_image(module: nn.Module) -> None:
+    """Drop the grids that a head keeps of its last image, so that equal structures look equal."""
+    for name in _CACHES & module.__dict__.keys():
+        if hasattr(type(module), name):
+            del module.__dict__[name]
+
+
+def _read_plain_tensors(module: nn.Module, path: Path) -> None:
+    """Fill in tensors such as `Detect.stride`, which are structure although they are tensors."""
+    for name, value in module.__dict__.items():
+        if isinstance(value, torch.Tensor) and value.is_meta:
+            module.__dict__[name] = _read_tensor(value, path)
+
+
+def _read_tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
+    storage = value.untyped_storage()
+    if storage.nbytes() > _MAX_PLAIN_TENSOR:
+        raise ModelBrokenError("the checkpoint keeps large tensors outside its parameters")
+    with path.open("rb") as file:
+        file.seek(storage._checkpoint_offset)
+        data = bytearray(file.read(storage.nbytes()))
+    if not data:
+        return torch.empty(value.shape, dtype=value.dtype)
+    flat = torch.frombuffer(data, dtype=value.dtype)
+    return flat.as_strided(value.shape, value.stride(), value.storage_offset()).clone()
+
+
+def _check_size(module: nn.Module, file_bytes: int) -> None:
+    """Refuse models that would unfold to far more memory than their file could hold."""
+    declared = sum(t.numel() * 4 for t in (*module.parameters(), *module.buffers()))
+    if declared > _MAX_EXPANSION * file_bytes:
+        raise ModelBrokenError(
+            f"the checkpoint declares {declared} bytes of weights in {file_bytes} bytes of file"
+        )
+
+
+def _fuse(module: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        module = module.float()
+        fuse: Callable[..., nn.Module] = module.fuse
+        module = fuse(verbose=False).eval()
+    head = getattr(module, "model")[-1]  # noqa: B009 - nn.Module types attributes as tensors
+    for name, value in (("max_det", 300), ("agnostic_nms", False)):
+        # What `predict` sets on end-to-end heads before each run, for up to 300 findings.
+        if hasattr(type(head), name):
+            setattr(head, name, value)
+    for sub in module.modules():
+        if hasattr(sub, "inplace"):
+            sub.inplace = True
+    return module
+
+
+def _describe(module: nn.Module, task: Task, content: dict[str, Any]) -> Checkpoint:
+    attributes: Any = module
+    stride = max(int(attributes.stride.max()), 32)
+    kpt_shape = tuple(attributes.kpt_shape) if task is Task.POSE else None
+    arguments = content.get("train_args")
+    imgsz = arguments.get("imgsz") if isinstance(arguments, dict) else None
+    info = ModelInfo(
+        task=task,
+        names=_check_names(attributes.names),
+        imgsz=usable_imgsz(imgsz, stride),
+        stride=stride,
+    )
+    return Checkpoint(
+        module=module,
+        info=info,
+        end2end=bool(getattr(module, "end2end", False)),
+        kpt_shape=kpt_shape,
+        transforms=getattr(module, "transforms", None) if task is Task.CLASSIFY else None,
+    )
+
+
+def _check_names(names: Any) -> dict[int, str]:
+    checked: dict[int, str] = check_class_names(names)
+    return checked
+
+
+def usable_imgsz(imgsz: object, stride: int) -> tuple[int, int]:
+    """Return (height, width) in pixels, multiples of `stride`; 640 when `imgsz` is unusable."""
+    sides = list(imgsz) if isinstance(imgsz, list | tuple) else [imgsz]
+    if len(sides) not in (1, 2) or not all(
+        isinstance(side, int) and 0 < side <= _MAX_IMGSZ for side in sides
+    ):
+        sides = [_DEFAULT_IMGSZ]
+    height, width = (max(-(-int(side) // stride), 1) * stride for side in (sides * 2)[:2])
+    return height, width

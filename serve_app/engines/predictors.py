@@ -1,0 +1,145 @@
+"""Runs Ultralytics' own pre- and postprocessing around an engine's forward pass.
+
+A predictor of Ultralytics keeps the state of its last call on itself, so each call here works on a
+shallow copy of a template; nothing of a request outlives it.
+"""
+
+import copy
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torchvision  # noqa: F401 - its presence decides which NMS Ultralytics uses
+from ultralytics.engine.predictor import BasePredictor
+from ultralytics.models.rtdetr import RTDETRPredictor
+from ultralytics.models.yolo.classify import ClassificationPredictor
+from ultralytics.models.yolo.detect import DetectionPredictor
+from ultralytics.models.yolo.obb import OBBPredictor
+from ultralytics.models.yolo.pose import PosePredictor
+from ultralytics.models.yolo.segment import SegmentationPredictor
+
+from serve_app.engines.base import ModelInfo
+from serve_app.engines.parameters import check_params
+from serve_app.engines.results import annotate_result, to_image_result
+from serve_app.types import ImageArray, ImageResult, PredictParams, Task
+
+_PREDICTORS: dict[Task, type[BasePredictor]] = {
+    Task.DETECT: DetectionPredictor,
+    Task.SEGMENT: SegmentationPredictor,
+    Task.POSE: PosePredictor,
+    Task.OBB: OBBPredictor,
+    Task.CLASSIFY: ClassificationPredictor,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """One open model as Ultralytics' predictors see it; the names are AutoBackend's.
+
+    forward: pixels (1, 3, height, width), RGB in 0..1 -> raw output
+    format: "pt" or "onnx"
+    dynamic: whether an exported model takes any input size
+    rtdetr: whether it is an RT-DETR, whose boxes are decoded in another way
+    transforms: a classification checkpoint's own preprocessing
+    """
+
+    info: ModelInfo
+    device: torch.device
+    forward: Callable[[torch.Tensor], Any]
+    format: str
+    end2end: bool = False
+    fp16: bool = False
+    dynamic: bool = True
+    rtdetr: bool = False
+    kpt_shape: tuple[int, int] | None = None
+    transforms: object | None = None
+
+
+def predict(
+    backend: Backend, image: ImageArray, params: PredictParams, *, annotate: bool
+) -> ImageResult:
+    """Answer for one picture (engine thread).
+
+    Raises:
+        InvalidParameterError: a parameter does not fit this model
+    """
+    imgsz = check_params(params, backend.info, fixed_size=not backend.dynamic)
+    with torch.inference_mode():
+        result, speed_ms = _run(_predictor(backend, params, imgsz), backend, image)
+        drawn = annotate_result(result) if annotate else None
+        return to_image_result(result, backend.info.task, speed_ms, drawn)
+
+
+def warm_up(backend: Backend) -> None:
+    """Run one forward pass at the model's own input size (engine thread)."""
+    height, width = backend.info.imgsz
+    dtype = torch.float16 if backend.fp16 else torch.float32
+    with torch.inference_mode():
+        backend.forward(torch.zeros(1, 3, height, width, dtype=dtype, device=backend.device))
+        _synchronize(backend.device)
+
+
+def _run(
+    predictor: Any, backend: Backend, image: ImageArray
+) -> tuple[Any, Mapping[str, float]]:
+    predictor.setup_source(image)
+    predictor.batch = next(iter(predictor.dataset))
+    originals = predictor.batch[1]
+    started = time.perf_counter()
+    pixels = predictor.preprocess(originals)
+    _synchronize(backend.device)
+    prepared = time.perf_counter()
+    raw = backend.forward(pixels)
+    _synchronize(backend.device)
+    inferred = time.perf_counter()
+    (result,) = predictor.postprocess(raw, pixels, originals)
+    result = result.cpu()
+    finished = time.perf_counter()
+    return result, {
+        "preprocess": (prepared - started) * 1e3,
+        "inference": (inferred - prepared) * 1e3,
+        "postprocess": (finished - inferred) * 1e3,
+    }
+
+
+def _predictor(backend: Backend, params: PredictParams, imgsz: tuple[int, int]) -> Any:
+    template = _template(RTDETRPredictor if backend.rtdetr else _PREDICTORS[backend.info.task])
+    predictor = copy.copy(template)
+    predictor.args = copy.copy(template.args)
+    predictor.args.conf = params.conf
+    predictor.args.iou = params.iou
+    predictor.args.max_det = params.max_det
+    predictor.args.classes = None if params.classes is None else list(params.classes)
+    predictor.args.imgsz = list(imgsz)
+    predictor.device = backend.device
+    predictor.model = _facade(backend)
+    return predictor
+
+
+@functools.cache
+def _template(kind: type[BasePredictor]) -> Any:
+    return kind(overrides={"mode": "predict", "rect": True, "save": False, "verbose": False})
+
+
+def _facade(backend: Backend) -> SimpleNamespace:
+    return SimpleNamespace(
+        names=dict(backend.info.names),
+        stride=backend.info.stride,
+        device=backend.device,
+        format=backend.format,
+        end2end=backend.end2end,
+        fp16=backend.fp16,
+        dynamic=backend.dynamic,
+        kpt_shape=backend.kpt_shape,
+        channels=3,
+        model=SimpleNamespace(transforms=backend.transforms),
+    )
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

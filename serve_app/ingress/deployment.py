@@ -1,0 +1,34 @@
+"""The ingress as a Ray Serve deployment: the API of routes.py over a handle to the detectors."""
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.ingress.app import create_api
+from serve_app.ingress.backend import ServeBackend
+from serve_app.ingress.limits import IngressLimits
+from serve_app.registry.catalog import Registry
+from serve_app.settings import AppArgs
+
+
+@serve.ingress()
+class Ingress:
+    """Checks each request, resolves its model and passes it on."""
+
+    def __init__(self, args: AppArgs, detector: DeploymentHandle) -> None:
+        """`detector` is the handle that Ray Serve makes of the bound Detector."""
+        self._args = args
+        self._detector = detector
+
+    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807 (Ray Serve's name)
+        """Ray Serve calls this once in each replica, after the constructor."""
+        return create_api(
+            ServeBackend(self._detector),
+            Registry.from_settings(self._args),
+            IngressLimits(
+                max_body_bytes=self._args.max_body_bytes,
+                max_image_pixels=self._args.max_image_pixels,
+                max_images_per_request=self._args.max_images_per_request,
+                request_timeout_s=self._args.request_timeout_s,
+            ),
+        )

@@ -1,0 +1,149 @@
+"""Finds what would keep the application from starting, before Ray is started.
+
+`serve run` does not end when an application fails to deploy, and Ray's own schema ignores keys
+that it does not know. So everything that can be known from the file and the machine is checked
+here, and said in one line.
+"""
+
+import errno
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.schema import (
+    DeploymentSchema,
+    HTTPOptionsSchema,
+    ServeApplicationSchema,
+    ServeDeploySchema,
+)
+
+from serve_app.registry.catalog import Registry
+from serve_app.settings import AppArgs, DetectorConfig, SettingsError
+
+IMPORT_PATH = "serve_app.app:build"
+DEPLOYMENTS = ("Detector", "Ingress")
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read a Serve config file and check every part of it that can be checked.
+
+    Raises:
+        SettingsError: in one line, naming the key that is wrong
+    """
+    try:
+        config = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise SettingsError(f"{path}: expected a Serve config with 'applications', see README.md")
+    check_config(config)
+    return config
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Check a whole Serve config; raise SettingsError naming the key that is wrong."""
+    _check_keys("", config, ServeDeploySchema)
+    _check_keys("http_options.", config.get("http_options") or {}, HTTPOptionsSchema)
+    try:
+        ServeDeploySchema.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{where}: {first['msg']}") from None
+    for application in config["applications"]:
+        _check_application(application)
+
+
+def _check_application(application: Mapping[str, Any]) -> None:
+    _check_keys("application.", application, ServeApplicationSchema)
+    if application.get("import_path") != IMPORT_PATH:
+        return
+    _prefixed("args", lambda: AppArgs.parse(application.get("args")))
+    for deployment in application.get("deployments") or ():
+        name = deployment.get("name")
+        if name not in DEPLOYMENTS:
+            raise SettingsError(f"deployments: no deployment is called {name!r}: {DEPLOYMENTS}")
+        _check_deployment(name, deployment)
+
+
+def _check_deployment(name: str, deployment: Mapping[str, Any]) -> None:
+    _check_keys(f"{name}.", deployment, DeploymentSchema)
+    if name == "Detector":
+        _prefixed(
+            f"{name}.user_config", lambda: DetectorConfig.parse(deployment.get("user_config"))
+        )
+    for key, model in (
+        ("autoscaling_config", AutoscalingConfig),
+        ("request_router_config", RequestRouterConfig),
+    ):
+        values = deployment.get(key)
+        if isinstance(values, Mapping):
+            _check_keys(f"{name}.{key}.", values, model)
+            _prefixed(f"{name}.{key}", lambda model=model, values=values: model(**values))
+
+
+def _check_keys(prefix: str, values: Mapping[str, Any], model: type[BaseModel]) -> None:
+    known = model.model_fields
+    for key in values:
+        if key not in known:
+            raise SettingsError(f"{prefix}{key}: unknown key; known keys: {', '.join(known)}")
+
+
+def _prefixed(where: str, check: Any) -> None:  # noqa: ANN401
+    try:
+        check()
+    except SettingsError as error:
+        raise SettingsError(f"{where}.{error}") from None
+    except (ValidationError, ValueError) as error:
+        raise SettingsError(f"{where}: {' '.join(str(error).split())}") from None
+
+
+def check_models(config: Mapping[str, Any]) -> int:
+    """Return how many models the applications offer; raise SettingsError when there is none."""
+    total = 0
+    for application in config["applications"]:
+        if application.get("import_path") != IMPORT_PATH:
+            continue
+        args = AppArgs.parse(application.get("args"))
+        registry = Registry.from_settings(args)
+        registry.refresh()
+        found = len(registry.list())
+        if not found:
+            raise SettingsError(
+                f"args.repository: no model in {args.repository}: put one at "
+                f"{args.repository}/<name>/<version>/model.pt"
+            )
+        total += found
+    return total
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise SettingsError when something listens on the port already."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = "is taken" if error.errno == errno.EADDRINUSE else f"fails: {error.strerror}"
+            raise SettingsError(
+                f"http_options.port: {host}:{port} {reason}: stop what listens there, "
+                "or choose another port"
+            ) from None
+
+
+def address(config: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the host and port that the config makes Serve listen on."""
+    options = HTTPOptionsSchema.model_validate(config.get("http_options") or {})
+    return options.host, options.port
+
+
+def names(applications: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the applications' names."""
+    return [str(application.get("name", "default")) for application in applications]

@@ -1,0 +1,109 @@
+"""The models that one scan found, and how a reference finds its version."""
+
+import difflib
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+from serve_app.errors import ModelNotFoundError
+from serve_app.types import ModelKey, ModelRef, ModelSpec
+
+_NUMERIC = re.compile(r"[vV]?([0-9]+(?:\.[0-9]+)*)")
+_NEAR_NAMES = 5
+_COMPARED_ON_EACH_SIDE = 100
+"""Comparing a name with 10,000 others would hold up the event loop for 0.1 s."""
+
+
+def version_order(version: str) -> tuple[int, tuple[int, ...], str]:
+    """Return a key that sorts versions from the lowest to the highest.
+
+    `3`, `1.10` and `v8.4.0` compare as numbers, part by part. Anything else (`dev`, `2026-01-31`)
+    compares as text and lies below every number, so that a folder named `old` never takes over.
+    """
+    match = _NUMERIC.fullmatch(version)
+    if match is None:
+        return (0, (), version)
+    return (1, tuple(int(part) for part in match[1].split(".")), version)
+
+
+class Snapshot:
+    """The registered models as they were at one moment; it never changes.
+
+    Sources are given in order of precedence: where two hold the same name, a bare reference stays
+    within the first, so that the operator's own `yolo11n` is never replaced by the official one.
+    """
+
+    def __init__(self, sources: Iterable[Sequence[ModelSpec]]) -> None:
+        self._specs: dict[ModelKey, ModelSpec] = {}
+        self._latest: dict[str, ModelKey] = {}
+        for specs in sources:
+            self._add(specs)
+        self._names = sorted(self._latest)
+        self.specs: tuple[ModelSpec, ...] = tuple(
+            sorted(self._specs.values(), key=lambda spec: _listing_order(spec.key))
+        )
+
+    def _add(self, specs: Sequence[ModelSpec]) -> None:
+        latest: dict[str, ModelKey] = {}
+        for spec in specs:
+            self._specs.setdefault(spec.key, spec)
+            best = latest.get(spec.key.name)
+            if best is None or version_order(best.version) < version_order(spec.key.version):
+                latest[spec.key.name] = spec.key
+        self._latest = latest | self._latest
+
+    def resolve(self, ref: ModelRef) -> ModelKey:
+        """Return the version that `ref` means; a bare name means the highest.
+
+        Raises:
+            ModelNotFoundError: it does not exist; the message tells what does
+        """
+        if ref.name not in self._latest:
+            raise ModelNotFoundError(self._unknown_name(ref.name))
+        if ref.version is None:
+            return self._latest[ref.name]
+        key = ModelKey(ref.name, ref.version)
+        if key not in self._specs:
+            raise ModelNotFoundError(self._unknown_version(key))
+        return key
+
+    def spec(self, key: ModelKey) -> ModelSpec:
+        """Return the entry of `key`.
+
+        Raises:
+            ModelNotFoundError: it does not exist; the message tells what does
+        """
+        self.resolve(ModelRef(key.name, key.version))
+        return self._specs[key]
+
+    def _unknown_name(self, name: str) -> str:
+        if not self._names:
+            return (
+                f"no model {name!r}: no model at all is registered; put one at "
+                f"<repository>/{name}/1/model.pt, a restart is not needed"
+            )
+        total = len(self._names)
+        count = "1 name is" if total == 1 else f"{total} names are"
+        near = self._near(name)
+        hint = f" did you mean {', '.join(near)}?" if near else ""
+        return f"no model {name!r} is registered:{hint} {count} listed at GET /v1/models"
+
+    def _unknown_version(self, key: ModelKey) -> str:
+        versions = [spec.key.version for spec in self.specs if spec.key.name == key.name]
+        shown = ", ".join(versions[-_NEAR_NAMES:])
+        more = f" ({len(versions)} in all)" if len(versions) > _NEAR_NAMES else ""
+        return (
+            f"model {key.name!r} has no version {key.version!r}: it has {shown}{more}; "
+            f"{key.name!r} alone means {self._latest[key.name]}"
+        )
+
+    def _near(self, name: str) -> list[str]:
+        place = bisect_left(self._names, name)
+        window = self._names[
+            max(0, place - _COMPARED_ON_EACH_SIDE) : place + _COMPARED_ON_EACH_SIDE
+        ]
+        return difflib.get_close_matches(name, window, n=_NEAR_NAMES)
+
+
+def _listing_order(key: ModelKey) -> tuple[str, tuple[int, tuple[int, ...], str]]:
+    return key.name, version_order(key.version)

@@ -1,0 +1,210 @@
+"""The GPU-backed deployment: Ray Serve's entry into a replica.
+
+It wires registry, loader, cache and engine together and keeps what Ray advertises true. What a
+request does is in service.py, what is in memory in the cache.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import ray
+from ray import serve
+
+from serve_app.cache.admission import CacheLimits
+from serve_app.cache.model_cache import ModelCache
+from serve_app.engines.devices import device_total_bytes, select_device
+from serve_app.engines.factory import create_engines
+from serve_app.engines.worker import EngineThread
+from serve_app.errors import Failure, ServeAppError
+from serve_app.loading.loader import LoadedModel, Loader, Prepared
+from serve_app.loading.sources import create_sources
+from serve_app.metrics import Metrics
+from serve_app.registry.catalog import Registry
+from serve_app.replica.multiplex import MultiplexBridge
+from serve_app.replica.observer import ReplicaObserver
+from serve_app.replica.service import PredictService
+from serve_app.settings import AppArgs, DetectorConfig, SettingsError
+from serve_app.types import ModelKey, ModelRef, PredictRequest, PredictResult, ReplicaReport
+
+logger = logging.getLogger("ray.serve")
+
+
+class ModelSlot:
+    """What Ray's wrapper holds for an advertised id; the model itself is the cache's."""
+
+    __slots__ = ()
+
+
+class Detector:
+    """Serves every model of the registry on one device, as many in memory as the budget allows."""
+
+    def __init__(self, args: AppArgs) -> None:
+        """Open the device; models are loaded when they are asked for."""
+        self._replica_id = serve.get_replica_context().replica_tag
+        self._node_id = ray.get_runtime_context().get_node_id()
+        self._device = select_device(args.device)
+        self._device_bytes = device_total_bytes(self._device)
+        self._registry = Registry.from_settings(args)
+        threads = args.threads or len(os.sched_getaffinity(0))
+        self._engine_thread = EngineThread(threads)
+        self._loader = Loader(
+            self._registry.spec,
+            create_sources(args.cache_dir),
+            create_engines(self._device, threads),
+            self._engine_thread,
+            loader_threads=args.max_concurrent_loads,
+        )
+        self._bridge = MultiplexBridge(self)
+        self._metrics = Metrics()
+        self._config = DetectorConfig()
+        self._config_error: str | None = None
+        self._configured = False
+        self._preloading: asyncio.Task[None] | None = None
+        self._preload_timeout_s = args.request_timeout_s
+        self._cache: ModelCache[Prepared, LoadedModel] = ModelCache(
+            self._loader,
+            limits=CacheLimits(self._config.budget_bytes(self._device_bytes)),
+            max_concurrent_loads=args.max_concurrent_loads,
+            observer=ReplicaObserver(self._metrics, self._on_change),
+        )
+        self._service = PredictService(
+            self._cache, self._engine_thread, max_image_pixels=args.max_image_pixels
+        )
+
+    @serve.multiplexed(max_num_models_per_replica=-1)
+    async def model_slot(self, key: str) -> ModelSlot:
+        """Advertise `key` to the routers; never awaits, so Ray's lock is never contended."""
+        return ModelSlot()
+
+    async def predict(self, request: PredictRequest) -> PredictResult | Failure:
+        """Answer one request; a failure comes back as a value (see serve_app.errors)."""
+        try:
+            async with self._advertised(request.key):
+                result = await self._service.predict(request)
+        except ServeAppError as error:
+            return error.to_failure()
+        self._metrics.answered(request.key.name, result.phases_s)
+        return result
+
+    async def load(self, key: ModelKey, timeout_s: float) -> Failure | None:
+        """Make a model resident; None once it is."""
+        try:
+            await self._load(key, timeout_s)
+        except ServeAppError as error:
+            return error.to_failure()
+        return None
+
+    async def unload(self, key: ModelKey, timeout_s: float) -> bool | Failure:
+        """Release a model; False when it was not in memory."""
+        try:
+            return await self._cache.unload(key, timeout_s=timeout_s)
+        except ServeAppError as error:
+            return error.to_failure()
+
+    async def report(self) -> ReplicaReport:
+        """Say what this replica is and holds."""
+        return ReplicaReport(
+            replica_id=self._replica_id,
+            pid=os.getpid(),
+            node_id=self._node_id,
+            device=self._device,
+            budget_bytes=self._cache.budget_bytes,
+            used_bytes=self._cache.used_bytes,
+            max_models=self._config.max_models,
+            models=self._cache.snapshot(),
+            config_error=self._config_error,
+        )
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Apply budget, cap, pins and preloads in place.
+
+        Ray calls this before the replica is ready: then a wrong configuration keeps it from
+        starting, and preloads are awaited. It calls this again on every change, and while it
+        runs the replica gets no traffic, and an error would stop the replica: so then a wrong
+        configuration is refused and reported, the one in force stays, and preloads run beside.
+        """
+        try:
+            config = DetectorConfig.parse(user_config)
+            pinned, wanted = await self._resolve(config)
+            limits = CacheLimits(config.budget_bytes(self._device_bytes), config.max_models, pinned)
+        except (SettingsError, ServeAppError) as error:
+            if not self._configured:
+                raise SettingsError(f"Detector user_config: {error}") from None
+            logger.error("user_config refused, the one in force stays: %s", error)
+            self._config_error = str(error)
+            return
+        self._config, self._config_error = config, None
+        self._cache.reconfigure(limits)
+        if self._preloading is not None:
+            self._preloading.cancel()
+        self._preloading = asyncio.create_task(self._preload(wanted))
+        if not self._configured:
+            await self._preloading
+        self._configured = True
+
+    async def check_health(self) -> None:
+        """Fail when the engine thread is gone; a bad model is no reason to restart a replica."""
+        self._engine_thread.check_alive()
+        self._record_memory()
+
+    async def __del__(self) -> None:
+        """Ray calls this once when the replica stops: give everything back, in reverse order."""
+        if self._preloading is not None:
+            self._preloading.cancel()
+            await asyncio.gather(self._preloading, return_exceptions=True)
+        await self._cache.aclose()
+        await self._loader.aclose()
+        self._service.close()
+        self._engine_thread.close()
+
+    async def _resolve(
+        self, config: DetectorConfig
+    ) -> tuple[frozenset[ModelKey], tuple[ModelKey, ...]]:
+        """Return the pinned keys, and all keys to be loaded at once in the order written."""
+        await self._registry.refresh_now()
+        named: dict[str, list[ModelKey]] = {}
+        for setting in ("pinned", "preload"):
+            try:
+                references = map(ModelRef.parse, getattr(config, setting))
+                named[setting] = [self._registry.resolve(ref) for ref in references]
+            except ServeAppError as error:
+                raise SettingsError(f"{setting}: {error.detail}") from None
+        return frozenset(named["pinned"]), tuple(dict.fromkeys(named["pinned"] + named["preload"]))
+
+    async def _preload(self, keys: tuple[ModelKey, ...]) -> None:
+        """Load `keys`; one that cannot be loaded is reported and harms no other."""
+        for key in keys:
+            try:
+                await self._load(key, self._preload_timeout_s)
+            except ServeAppError as error:
+                self._config_error = f"{key} was not loaded: {error.code}: {error.detail}"
+                logger.error("preload of %s", self._config_error)
+
+    async def _load(self, key: ModelKey, timeout_s: float) -> None:
+        async with self._advertised(key):
+            await self._cache.load(key, timeout_s=timeout_s)
+
+    @asynccontextmanager
+    async def _advertised(self, key: ModelKey) -> AsyncIterator[None]:
+        """Tell the routers of `key` before its load begins, and take it back if none did."""
+        await self.model_slot(str(key))
+        try:
+            yield
+        except BaseException:
+            self._on_change(self._cache.keys())
+            raise
+
+    def _on_change(self, keys: Collection[ModelKey]) -> None:
+        self._bridge.retain({str(key) for key in keys})
+        self._record_memory()
+
+    def _record_memory(self) -> None:
+        self._metrics.memory(
+            resident=len(self._cache.keys()),
+            used_bytes=self._cache.used_bytes,
+            budget_bytes=self._cache.budget_bytes,
+        )

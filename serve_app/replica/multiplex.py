@@ -1,0 +1,53 @@
+"""The bridge to Ray Serve's multiplexing wrapper; the only module that touches its private names.
+
+`@serve.multiplexed` keeps a dictionary of the models that a replica holds and tells the routers
+of it. Our cache decides what is loaded and evicted, so that dictionary is made to follow the
+cache: an id is advertised exactly while its model is resident or loading. Written against Ray
+2.60 (`ray/serve/multiplex.py`); tests/contracts/test_multiplex_wrapper.py holds it to that.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+_WRAPPER = "__serve_multiplex_wrapper"
+
+
+class _SilentGauge:
+    """Stands in for Ray's gauge of one series per model id, which is never removed."""
+
+    def set(self, value: float, tags: dict[str, str] | None = None) -> None:
+        """Record nothing: thousands of models would leave thousands of series behind."""
+
+
+class MultiplexBridge:
+    """Keeps the ids that Ray advertises equal to what the cache holds."""
+
+    def __init__(self, owner: object) -> None:
+        """`owner` is the object whose method is decorated with `@serve.multiplexed`."""
+        self._owner = owner
+
+    @property
+    def advertised(self) -> frozenset[str]:
+        """The ids that routers are told of."""
+        wrapper = self._wrapper()
+        if wrapper is None:
+            return frozenset()
+        return frozenset(wrapper._get_loading_and_loaded_model_ids())
+
+    def retain(self, ids: Collection[str]) -> None:
+        """Take back every advertised id that is not among `ids`."""
+        wrapper = self._wrapper()
+        if wrapper is None:
+            return
+        stale = [id_ for id_ in wrapper.models if id_ not in ids]
+        for id_ in stale:
+            del wrapper.models[id_]
+        if stale:
+            wrapper._push_multiplexed_replica_info = True
+
+    def _wrapper(self) -> Any:  # noqa: ANN401 (a class of Ray's that has no public name)
+        """Return Ray's wrapper, None before the decorated method was first called."""
+        wrapper = getattr(self._owner, _WRAPPER, None)
+        if wrapper is not None and not isinstance(wrapper.registered_model_gauge, _SilentGauge):
+            wrapper.registered_model_gauge = _SilentGauge()
+        return wrapper

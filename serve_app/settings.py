@@ -1,0 +1,181 @@
+"""Every setting an operator can write, typed and frozen; unknown keys are refused by name.
+
+`AppArgs` is the structure (the `args` of the application in serve_config.yaml): changing it
+restarts replicas. `DetectorConfig` is what may change in place (the Detector's `user_config`).
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from serve_app.errors import ServeAppError
+from serve_app.types import ModelRef
+
+OFFICIAL_URL = "https://github.com/ultralytics/assets/releases/download"
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_BYTES: TypeAdapter[int] = TypeAdapter(ByteSize)
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, malformed or contradicts another; the message names its key."""
+
+
+def _check_budget(value: object) -> object:
+    if not isinstance(value, bool) and isinstance(value, int | str):
+        share = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if share is not None and 0 < float(share[1]) <= 100:
+            return f"{float(share[1]):g}%"
+        if share is None:
+            try:
+                if (size := int(_BYTES.validate_python(value))) > 0:
+                    return size
+            except ValidationError:
+                pass
+    raise ValueError(
+        f"{value!r} is no amount of memory: write bytes (2147483648), a size ('2GiB') "
+        "or a share of the device ('80%')"
+    )
+
+
+def _check_reference(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no model reference: write 'name' or 'name@version'")
+    try:
+        return str(ModelRef.parse(value))
+    except ServeAppError as error:
+        raise ValueError(error.detail) from None
+
+
+MemoryBudget = Annotated[int | str, BeforeValidator(_check_budget)]
+Reference = Annotated[str, BeforeValidator(_check_reference)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any] | None) -> Self:
+        """Validate `values`; raise SettingsError with one line that names each wrong key."""
+        try:
+            return cls.model_validate(dict(values or {}))
+        except ValidationError as error:
+            raise SettingsError(_explain(error, tuple(cls.model_fields))) from None
+
+
+def _explain(error: ValidationError, known: tuple[str, ...]) -> str:
+    return "; ".join(_explain_one(dict(item), known) for item in error.errors())
+
+
+def _explain_one(item: dict[str, Any], known: tuple[str, ...]) -> str:
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        message = str(item["msg"]).removeprefix("Value error, ")
+        return f"{path}: {message}" if path else message
+    close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+    return f"{path}: unknown key; {hint}"
+
+
+class AppArgs(_Settings):
+    """The application's structure; the `args` in serve_config.yaml."""
+
+    repository: Path = Field(
+        default=Path("models"), description="Folder with models/<name>/<version>/model.pt or .onnx."
+    )
+    official_models: tuple[str, ...] = Field(
+        default=(),
+        description="Ultralytics' own models (yolo26n, yolo11n...) to offer, fetched on first use.",
+    )
+    official_url: str = Field(
+        default=OFFICIAL_URL, description="Where official models are fetched from; for a mirror."
+    )
+    cache_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        default=Path("~/.cache/serve_app"),
+        validate_default=True,
+        description="Folder that fetched model files are kept in.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where models run; auto takes a GPU where the cluster has one.",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads of a replica's engine; null: all cores that it may use.",
+    )
+    max_concurrent_loads: int = Field(
+        default=2, ge=1, le=32, description="Models that one replica loads at the same time."
+    )
+    max_body_bytes: ByteSize = Field(
+        default=ByteSize(32 * 2**20), gt=0, description="Largest request body, e.g. 32MiB."
+    )
+    max_image_pixels: int = Field(
+        default=64_000_000, ge=1, description="Largest picture, width x height."
+    )
+    max_images_per_request: int = Field(
+        default=16, ge=1, le=256, description="Pictures that one request may hold."
+    )
+    request_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="Longest time for one request; also the cap of a client's own timeout_s.",
+    )
+
+
+class DetectorConfig(_Settings):
+    """What may change in place, without a restart; the Detector's `user_config`."""
+
+    memory_budget: MemoryBudget = Field(
+        default="60%",
+        description="Memory for models per replica: bytes, '2GiB', or a share of the device.",
+    )
+    max_models: int | None = Field(
+        default=None, ge=1, description="Also cap the number of models in memory; null: no cap."
+    )
+    pinned: tuple[Reference, ...] = Field(
+        default=(), description="Models that are loaded at once and never evicted."
+    )
+    preload: tuple[Reference, ...] = Field(
+        default=(), description="Models that are resident before a replica reports ready."
+    )
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> Self:
+        if self.max_models is not None:
+            for key in ("pinned", "preload"):
+                if len(set(getattr(self, key))) > self.max_models:
+                    raise ValueError(
+                        f"{key}: names {len(set(getattr(self, key)))} models, but max_models is "
+                        f"{self.max_models}: raise max_models or shorten {key}"
+                    )
+        return self
+
+    def budget_bytes(self, device_bytes: int) -> int:
+        """Return the budget in bytes on a device of `device_bytes`.
+
+        Raises:
+            SettingsError: the budget is larger than the device
+        """
+        if isinstance(self.memory_budget, str):
+            return int(device_bytes * float(self.memory_budget.rstrip("%")) / 100)
+        if self.memory_budget > device_bytes:
+            raise SettingsError(
+                f"memory_budget: {self.memory_budget} bytes is more than the device has "
+                f"({device_bytes}): write at most that, or a share such as '80%'"
+            )
+        return self.memory_budget

@@ -1,0 +1,98 @@
+"""The bridge against Ray's real wrapper: what is advertised is what is resident or loading."""
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray import serve
+from ray.serve import multiplex
+from ray.serve._private.common import DeploymentID, ReplicaID
+
+from serve_app.replica.multiplex import MultiplexBridge
+
+
+class Owner:
+    """Stands where the Detector stands."""
+
+    @serve.multiplexed(max_num_models_per_replica=-1)
+    async def model_slot(self, key: str) -> object:
+        """As the Detector's: returns at once."""
+        return object()
+
+
+class Controller:
+    """Records what a replica tells Serve's controller."""
+
+    def __init__(self) -> None:
+        self.advertised: list[set[str]] = []
+
+    def record_request_routing_info(self, info: Any) -> None:  # noqa: ANN401
+        """Take one message."""
+        self.advertised.append(set(info.multiplexed_model_ids))
+
+
+@pytest.fixture
+def controller(monkeypatch: pytest.MonkeyPatch) -> Controller:
+    """A replica's surroundings, without a cluster."""
+    recorder = Controller()
+    replica_id = ReplicaID("replica", DeploymentID("Detector", "yolo"))
+    context = SimpleNamespace(app_name="yolo", deployment="Detector", replica_id=replica_id)
+    monkeypatch.setattr(multiplex, "_get_internal_replica_context", lambda: context)
+    monkeypatch.setattr(multiplex, "_get_global_client", lambda: recorder)
+    return recorder
+
+
+@pytest.fixture
+async def owner(controller: Controller) -> AsyncIterator[Owner]:
+    """An owner whose wrapper pushes only when a test says so."""
+    owner = Owner()
+    yield owner
+    wrapper = getattr(owner, "__serve_multiplex_wrapper", None)
+    if wrapper is not None:
+        await wrapper.metrics_pusher.graceful_shutdown()
+
+
+def _push(owner: Owner) -> None:
+    getattr(owner, "__serve_multiplex_wrapper")._push_model_ids_info()
+
+
+async def test_advertised_ids_are_taken_back_and_pushed(
+    owner: Owner, controller: Controller
+) -> None:
+    """An id appears with the first request and goes when the cache no longer holds it."""
+    bridge = MultiplexBridge(owner)
+    assert bridge.advertised == frozenset()
+    bridge.retain({"a@1"})  # before the wrapper exists there is nothing to take back
+
+    for key in ("a@1", "b@1"):
+        await owner.model_slot(key)
+    assert bridge.advertised == {"a@1", "b@1"}
+    _push(owner)
+    bridge.retain({"b@1"})
+    assert bridge.advertised == {"b@1"}
+    _push(owner)
+    bridge.retain({"b@1"})  # nothing changed, nothing to push
+    _push(owner)
+    assert controller.advertised[0] == {"a@1", "b@1"}
+    assert controller.advertised[-1] == {"b@1"}
+
+
+async def test_an_id_that_was_taken_back_can_return(owner: Owner, controller: Controller) -> None:
+    """After an eviction the next request advertises the model again."""
+    bridge = MultiplexBridge(owner)
+    await owner.model_slot("a@1")
+    bridge.retain(())
+    assert bridge.advertised == frozenset()
+    await owner.model_slot("a@1")
+    assert bridge.advertised == {"a@1"}
+
+
+async def test_no_series_per_model_is_left_behind(owner: Owner, controller: Controller) -> None:
+    """Ray's gauge of one series per model id is silenced once the bridge has seen the wrapper."""
+    bridge = MultiplexBridge(owner)
+    await owner.model_slot("a@1")
+    bridge.retain({"a@1"})
+    wrapper = getattr(owner, "__serve_multiplex_wrapper")
+    assert not isinstance(wrapper.registered_model_gauge, serve.metrics.Gauge)
+    _push(owner)

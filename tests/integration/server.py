@@ -1,0 +1,178 @@
+"""The application as a user runs it: `python -m serve_app CONFIG` in a process of its own."""
+
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+START_TIMEOUT_S = 120.0
+_DASHBOARD = re.compile(r"dashboard at .*?(127\.0\.0\.1:\d+)")
+
+_TOKEN = secrets.token_hex(32)
+
+Json = dict[str, Any]
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_config(
+    repository: Path, port: int, *, args: Json | None = None, user_config: Json | None = None
+) -> Json:
+    """Return a Serve config for `repository`, as a user would write it."""
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "applications": [
+            {
+                "name": "yolo",
+                "import_path": "serve_app.app:build",
+                "route_prefix": "/",
+                "args": {"repository": str(repository), **(args or {})},
+                "deployments": [
+                    {"name": "Detector", "user_config": dict(user_config or {})},
+                    {"name": "Ingress"},
+                ],
+            }
+        ],
+    }
+
+
+def wait_until(condition: Any, timeout_s: float = 30.0, what: str = "") -> Any:  # noqa: ANN401
+    """Poll `condition` until it returns something true, and return that."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"not within {timeout_s} s: {what or condition}")
+
+
+def start(config: Json, folder: Path) -> subprocess.Popen[bytes]:
+    """Start the launcher on `config` in a session of its own; its output goes to folder/log."""
+    path = folder / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": "local",  # never join a cluster that happens to run on this machine
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": _TOKEN,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "serve_app", str(path)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def session_processes(session: int) -> list[str]:
+    """Return the command lines of the processes that belong to a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append((stat.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except (OSError, IndexError):  # it ended while we looked
+            continue
+    return found
+
+
+def stop(process: subprocess.Popen[bytes], timeout_s: float = 60.0) -> int:
+    """Interrupt the launcher as Ctrl-C does and return its exit status."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        return process.wait(timeout_s)
+    finally:
+        if session_processes(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+class Server:
+    """A running application and how to talk to it."""
+
+    def __init__(self, config: Json, folder: Path) -> None:
+        """Start it and wait until it is ready."""
+        self.config = config
+        self.url = f"http://127.0.0.1:{config['http_options']['port']}"
+        self.log = folder / "log"
+        self.process = start(config, folder)
+        try:
+            wait_until(self._is_ready, START_TIMEOUT_S, f"ready: {self.log.read_text()[-3000:]}")
+        except BaseException:
+            stop(self.process)
+            raise
+        self.client = httpx.Client(base_url=self.url, timeout=60.0)
+
+    def _is_ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the launcher ended: {self.log.read_text()[-3000:]}")
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=5.0).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def predict(
+        self, model: str, image: bytes, params: Mapping[str, str | float] | None = None
+    ) -> httpx.Response:
+        """Send one picture to one model."""
+        return self.client.post(
+            f"/v1/models/{model}/predict",
+            content=image,
+            headers={"content-type": "image/jpeg"},
+            params=params,
+        )
+
+    def replica(self) -> Json:
+        """Return the state of the only replica."""
+        replicas: list[Json] = self.client.get("/v1/replicas").json()["replicas"]
+        assert len(replicas) == 1
+        return replicas[0]
+
+    def resident(self) -> set[str]:
+        """Return the keys of the models that are resident."""
+        return {m["key"] for m in self.replica()["models"] if m["state"] == "resident"}
+
+    def reconfigure(self, **user_config: object) -> None:
+        """Change the Detector's `user_config` in place, through Serve's own REST API."""
+        self.config["applications"][0]["deployments"][0]["user_config"] = user_config
+        found = _DASHBOARD.search(self.log.read_text())
+        assert found is not None
+        answer = httpx.put(
+            f"http://{found[1]}/api/serve/applications/",
+            json=self.config,
+            headers={"authorization": f"Bearer {_TOKEN}"},
+            timeout=30.0,
+        )
+        assert answer.status_code == 200, answer.text
+
+
+@contextmanager
+def serving(config: Json, folder: Path) -> Iterator[Server]:
+    """Run the application and stop it as Ctrl-C does."""
+    server = Server(config, folder)
+    try:
+        yield server
+    finally:
+        server.client.close()
+        stop(server.process)

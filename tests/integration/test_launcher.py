@@ -1,0 +1,71 @@
+"""`make serve`: it says why it cannot start, ends, and leaves nothing behind."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.integration.server import (
+    Json,
+    free_port,
+    make_config,
+    serving,
+    session_processes,
+    start,
+    stop,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def _failure(config: Json, folder: Path, timeout_s: float = 90.0) -> tuple[int, str]:
+    """Run the launcher until it ends by itself; return its status and last line."""
+    process = start(config, folder)
+    try:
+        status = process.wait(timeout_s)
+    finally:
+        left = session_processes(process.pid)
+        stop(process)
+    assert left == []
+    return status, (folder / "log").read_text().strip().splitlines()[-1]
+
+
+def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
+    """The address is named, and nothing was started."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        config = make_config(ROOT / "models", listener.getsockname()[1])
+        status, line = _failure(config, tmp_path, 30.0)
+    assert status == 2
+    assert line.startswith("serve_app: cannot start: http_options.port: 127.0.0.1:")
+
+
+def test_no_models_is_said_in_one_line(tmp_path: Path) -> None:
+    """An empty repository is an error before anything is started."""
+    status, line = _failure(make_config(tmp_path, free_port()), tmp_path, 30.0)
+    assert status == 2
+    assert "args.repository: no model in" in line
+
+
+def test_an_application_that_cannot_deploy_ends_the_command(tmp_path: Path) -> None:
+    """What only a replica can find out is said too: here a pin that names no model."""
+    config = make_config(ROOT / "models", free_port(), user_config={"pinned": ["nobody"]})
+    status, line = _failure(config, tmp_path)
+    assert status == 1
+    assert line.startswith("serve_app: cannot start: ")
+    assert "pinned: " in line
+    assert "nobody" in line
+
+
+@pytest.mark.parametrize("preload", ["codes-n"])
+def test_ctrl_c_ends_it_and_leaves_no_process(tmp_path: Path, preload: str) -> None:
+    """An interrupt stops Ray and every replica; preloads were resident when it was ready."""
+    config = make_config(ROOT / "models", free_port(), user_config={"preload": [preload]})
+    with serving(config, tmp_path) as server:
+        assert server.resident() == {f"{preload}@1"}
+        session = server.process.pid
+        assert session_processes(session)
+    assert server.process.returncode == 0
+    assert session_processes(session) == []
+    assert (tmp_path / "log").read_text().strip().endswith("serve_app: stopped")

@@ -1,0 +1,97 @@
+"""Preflight: each way in which the application cannot start is said in one line."""
+
+import copy
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app import preflight
+from serve_app.settings import SettingsError
+
+ROOT = Path(__file__).parents[2]
+Config = dict[str, Any]
+
+
+@pytest.fixture
+def config() -> Config:
+    """The config that the repository ships."""
+    loaded: Config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    return copy.deepcopy(loaded)
+
+
+def _detector(config: Config) -> Config:
+    detector: Config = config["applications"][0]["deployments"][0]
+    return detector
+
+
+def test_shipped_config_is_right(config: Config) -> None:
+    """What the repository ships passes."""
+    preflight.check_config(config)
+    assert preflight.address(config) == ("127.0.0.1", 8000)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda c: c.update(aplications=1), "aplications: unknown key"),
+        (lambda c: c["http_options"].update(prot=1), r"http_options\.prot: unknown key"),
+        (lambda c: c["http_options"].update(port="x"), r"http_options\.port: "),
+        (lambda c: c["applications"][0].update(arg={}), r"application\.arg: unknown key"),
+        (lambda c: c["applications"][0]["args"].update(repo="x"), r"args\.repo: unknown key"),
+        (lambda c: c["applications"][0]["args"].update(device="tpu"), r"args\.device: "),
+        (lambda c: _detector(c).update(name="Detecter"), "no deployment is called 'Detecter'"),
+        (lambda c: _detector(c).update(replicas=2), r"Detector\.replicas: unknown key"),
+        (
+            lambda c: _detector(c)["user_config"].update(memory_budget="much"),
+            r"Detector\.user_config\.memory_budget: 'much' is no amount of memory",
+        ),
+        (
+            lambda c: _detector(c).update(
+                autoscaling_config={"min_replicas": 3, "max_replicas": 2}
+            ),
+            r"Detector\.autoscaling_config: .*max_replicas",
+        ),
+        (lambda c: c.pop("applications"), "applications: "),
+    ],
+)
+def test_wrong_config_is_refused_in_one_line_that_names_the_key(
+    config: Config, spoil: Callable[[Config], object], message: str
+) -> None:
+    """Unknown keys, wrong values and contradictions are found at every level."""
+    spoil(config)
+    with pytest.raises(SettingsError, match=message) as caught:
+        preflight.check_config(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    """A missing file and broken YAML are said in one line."""
+    with pytest.raises(SettingsError, match="cannot be read: No such file"):
+        preflight.load_config(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("applications: [")
+    with pytest.raises(SettingsError, match="is no valid YAML") as caught:
+        preflight.load_config(broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_taken_port_is_refused() -> None:
+    """Something that listens already is named with its address."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(SettingsError, match=rf"port: 127\.0\.0\.1:{port} is taken"):
+            preflight.check_port("127.0.0.1", port)
+    preflight.check_port("127.0.0.1", port)
+
+
+def test_an_empty_repository_is_refused(config: Config, tmp_path: Path) -> None:
+    """Without any model there is nothing to serve."""
+    config["applications"][0]["args"]["repository"] = str(tmp_path)
+    with pytest.raises(SettingsError, match="no model in .*put one at"):
+        preflight.check_models(config)

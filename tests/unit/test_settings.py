@@ -1,0 +1,69 @@
+"""Settings: what is accepted, what is refused, and that a refusal names the key."""
+
+import pytest
+
+from serve_app.settings import AppArgs, DetectorConfig, SettingsError
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (2 * GIB, 2 * GIB),
+        ("2GiB", 2 * GIB),
+        ("500MB", 500_000_000),
+        ("80%", 8 * GIB),
+        ("12.5 %", 1.25 * GIB),
+    ],
+)
+def test_memory_budget_takes_bytes_sizes_and_shares(written: int | str, expected: float) -> None:
+    """A budget is bytes, a size with a unit, or a share of the device."""
+    config = DetectorConfig.parse({"memory_budget": written})
+    assert config.budget_bytes(10 * GIB) == expected
+
+
+@pytest.mark.parametrize(
+    "written", [0, -1, True, "0%", "101%", "two gigabytes", "", None, 1.5, [1]]
+)
+def test_memory_budget_refuses_what_is_no_amount(written: object) -> None:
+    """Anything else is refused with the key's name."""
+    with pytest.raises(SettingsError, match="^memory_budget: "):
+        DetectorConfig.parse({"memory_budget": written})
+
+
+def test_budget_larger_than_the_device_is_refused() -> None:
+    """A budget in bytes cannot exceed the device."""
+    with pytest.raises(SettingsError, match="memory_budget: .* more than the device has"):
+        DetectorConfig.parse({"memory_budget": "16GiB"}).budget_bytes(8 * GIB)
+
+
+def test_unknown_key_is_named_with_the_key_that_was_meant() -> None:
+    """A misspelt key is refused and the near one suggested."""
+    with pytest.raises(
+        SettingsError, match="memory_bugdet: unknown key; did you mean 'memory_budget'"
+    ):
+        DetectorConfig.parse({"memory_bugdet": "2GiB"})
+    with pytest.raises(SettingsError, match="xyz: unknown key; known keys: repository, "):
+        AppArgs.parse({"xyz": 1})
+
+
+def test_more_pins_than_max_models_is_a_contradiction() -> None:
+    """Pins and preloads must fit under the count cap."""
+    with pytest.raises(SettingsError, match="pinned: names 2 models, but max_models is 1"):
+        DetectorConfig.parse({"max_models": 1, "pinned": ["a", "b"]})
+    with pytest.raises(SettingsError, match="preload: names 2 models, but max_models is 1"):
+        DetectorConfig.parse({"max_models": 1, "preload": ["a", "b"]})
+
+
+@pytest.mark.parametrize("reference", ["", "../etc", "a@b@c", "a b", 7])
+def test_malformed_references_are_refused(reference: object) -> None:
+    """A pin must be a model reference."""
+    with pytest.raises(SettingsError, match=r"^pinned\.0: "):
+        DetectorConfig.parse({"pinned": [reference]})
+
+
+def test_settings_are_frozen() -> None:
+    """Nothing changes a setting after it was read."""
+    with pytest.raises(ValueError, match="frozen"):
+        AppArgs().device = "cpu"  # type: ignore[misc]
