@@ -7,7 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from demo.drawing import Array, Colour, Image, jitter, pick, scaled
+from demo.drawing import Array, Colour, Image, jitter, pick, pixels, scaled
 
 LETTERS = list("ABCDEFGHKLMNPRSTUXYZ0123456789")
 
@@ -16,16 +16,14 @@ def _flat(width: int, height: int, colour: Colour) -> Image:
     return np.full((height, width, 3), colour, np.uint8)
 
 
-def _grain(
-    width: int, height: int, cells: tuple[int, int], rng: np.random.Generator
-) -> Array:
+def _grain(width: int, height: int, cells: tuple[int, int], rng: np.random.Generator) -> Array:
     """Return smooth noise (height, width) around zero made of `cells` (across, down) patches."""
     coarse = rng.normal(0, 1, (max(cells[1], 1), max(cells[0], 1))).astype(np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def _lit(image: Image, light: Array) -> Image:
-    return np.clip(image + light[..., None], 0, 255).astype(np.uint8)
+    return pixels(image + light[..., None])
 
 
 def conveyor(width: int, height: int, rng: np.random.Generator) -> Image:
@@ -116,7 +114,7 @@ def gradient(width: int, height: int, rng: np.random.Generator) -> Image:
     if rng.random() < 0.5:  # nearly neutral, as most benches are
         corners = corners.mean(2, keepdims=True) + rng.normal(0, 8, (2, 2, 3)).astype(np.float32)
     wide = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.clip(wide, 0, 255).astype(np.uint8)
+    return pixels(wide)
 
 
 GROUNDS: tuple[Callable[[int, int, np.random.Generator], Image], ...] = (
@@ -144,18 +142,14 @@ def add_clutter(image: Image, count: int, rng: np.random.Generator) -> None:
         kind(image, at, min(image.shape[:2]) * rng.uniform(0.04, 0.2), colour, rng)
 
 
-def _blob(
-    image: Image, at: Array, size: float, colour: Colour, rng: np.random.Generator
-) -> None:
+def _blob(image: Image, at: Array, size: float, colour: Colour, rng: np.random.Generator) -> None:
     angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 9))))
     radii = size * rng.uniform(0.3, 0.8, len(angles))
     points = at + np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1)
     cv2.fillPoly(image, [points.astype(np.int32)], colour, cv2.LINE_AA)
 
 
-def _coin(
-    image: Image, at: Array, size: float, colour: Colour, rng: np.random.Generator
-) -> None:
+def _coin(image: Image, at: Array, size: float, colour: Colour, rng: np.random.Generator) -> None:
     axes = (int(size / 2), int(size / 2 * rng.uniform(0.5, 1)))
     angle = float(rng.uniform(0, 180))
     cv2.ellipse(image, at.tolist(), axes, angle, 0, 360, colour, -1, cv2.LINE_AA)
@@ -163,18 +157,14 @@ def _coin(
     cv2.ellipse(image, at.tolist(), axes, angle, 0, 360, edge, 2, cv2.LINE_AA)
 
 
-def _wire(
-    image: Image, at: Array, size: float, colour: Colour, rng: np.random.Generator
-) -> None:
+def _wire(image: Image, at: Array, size: float, colour: Colour, rng: np.random.Generator) -> None:
     steps = rng.normal(0, size * 0.4, (6, 2)).cumsum(0).cumsum(0) * 0.4
     curve = cv2.resize((at + steps).astype(np.float32), (2, 60), interpolation=cv2.INTER_CUBIC)
     thick = int(rng.integers(1, 6))
     cv2.polylines(image, [curve.astype(np.int32)], False, colour, thick, cv2.LINE_AA)
 
 
-def _plate(
-    image: Image, at: Array, size: float, colour: Colour, rng: np.random.Generator
-) -> None:
+def _plate(image: Image, at: Array, size: float, colour: Colour, rng: np.random.Generator) -> None:
     sides = (float(size), float(size * rng.uniform(0.15, 1)))
     corners = cv2.boxPoints((at.tolist(), sides, float(rng.uniform(0, 180))))
     cv2.fillPoly(image, [corners.astype(np.int32)], colour, cv2.LINE_AA)

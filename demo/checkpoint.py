@@ -17,7 +17,7 @@ def publish(trained: Path, target: Path, train_args: dict[str, Any]) -> None:
     Ultralytics stores the machine's folders, the date and the repository in a checkpoint; none of
     them belongs in a file that others download.
     """
-    loaded, _ = torch_safe_load(trained, safe_only=True)
+    loaded, _ = torch_safe_load(trained, safe_only=True)  # type: ignore[no-untyped-call]
     model = (loaded.get("ema") or loaded["model"]).half().eval()
     for parameter in model.parameters():
         parameter.requires_grad = False
@@ -39,7 +39,7 @@ def check(path: Path) -> None:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"{path.name} has {size} bytes, more than {MAX_BYTES}")
-    content, _ = torch_safe_load(path, safe_only=True)
+    content, _ = torch_safe_load(path, safe_only=True)  # type: ignore[no-untyped-call]
     model = content["model"]
     rest = {key: value for key, value in content.items() if key != "model"}
     facts = {"model": {key: value for key, value in vars(model).items() if key[0] != "_"}}
@@ -52,7 +52,7 @@ def _is_path(text: str) -> bool:
     return not text.startswith("http") and ("\\" in text or text.startswith(("/", "~")))
 
 
-def _texts(value: Any) -> list[str]:
+def _texts(value: object) -> list[str]:
     """Return every string inside nested dictionaries and sequences."""
     if isinstance(value, dict):
         return [text for pair in value.items() for part in pair for text in _texts(part)]

@@ -49,9 +49,7 @@ def barcode(rng: np.random.Generator) -> Part:
     return _label(np.repeat(row[None], tall, 0), 2, rng, digits=bool(rng.random() < 0.6))
 
 
-def _label(
-    modules: Modules, scale: int, rng: np.random.Generator, digits: bool = False
-) -> Part:
+def _label(modules: Modules, scale: int, rng: np.random.Generator, digits: bool = False) -> Part:
     paper, ink = pick(PAPERS, rng), pick(INKS, rng)
     if not digits and rng.random() < 0.12:  # engraved: light on dark
         paper, ink = ink, jitter((205, 205, 205), rng)

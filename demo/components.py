@@ -232,7 +232,7 @@ def led(rng: np.random.Generator) -> Part:
     spot = (4 + half * 0.8, middle)
     circle(body, spot, half * 0.35, opaque(scaled(glow, 1.35)))
     shade(body, cylinder(height, middle - half, middle + half, rng))
-    line(body, (half * 0.7, middle - half * 0.55), (dome * 0.85, middle - half * 0.6),
-         opaque((250, 250, 250)), 7)
+    glint = ((half * 0.7, middle - half * 0.55), (dome * 0.85, middle - half * 0.6))
+    line(body, *glint, opaque((250, 250, 250)), 7)
     over(canvas, (body.astype(np.uint16) * alpha // 255).astype(np.uint8))
     return solid(canvas)

@@ -41,6 +41,11 @@ def layer(width: int, height: int) -> Image:
     return np.zeros((height, width, 4), np.uint8)
 
 
+def pixels(values: Array) -> Image:
+    """Return `values` as uint8, clipped to 0-255."""
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
 def solid(bgra: Image) -> Part:
     """Make a part whose box encloses all that is drawn on `bgra`."""
     return Part(bgra, np.where(bgra[..., 3] > 100, 255, 0).astype(np.uint8))
@@ -132,7 +137,8 @@ def cylinder(size: int, top: float, bottom: float, rng: np.random.Generator) -> 
     across = np.clip((np.arange(size) + 0.5 - top) / max(bottom - top, 1), 0, 1)
     where, width = rng.uniform(0.25, 0.45), rng.uniform(0.08, 0.2)
     highlight = rng.uniform(0.2, 0.6) * np.exp(-(((across - where) / width) ** 2))
-    return (0.5 + 0.55 * np.sin(np.pi * across) ** 0.7 + highlight)[:, None]
+    light: Array = 0.5 + 0.55 * np.sin(np.pi * across) ** 0.7 + highlight
+    return light[:, None]
 
 
 def turned(width: int, height: int, rng: np.random.Generator, depth: float = 0.25) -> Array:
@@ -140,10 +146,11 @@ def turned(width: int, height: int, rng: np.random.Generator, depth: float = 0.2
     y, x = np.mgrid[:height, :width]
     angle = np.arctan2(y - height / 2, x - width / 2)
     phase = rng.uniform(0, 2 * np.pi)
-    return 1 + depth * np.cos(2 * angle - phase) + 0.1 * np.cos(angle - phase)
+    light: Array = 1 + depth * np.cos(2 * angle - phase) + 0.1 * np.cos(angle - phase)
+    return light
 
 
 def over(base: Image, top: Image) -> None:
     """Lay the premultiplied layer `top` over `base`, in place; both have the same shape."""
     rest = 1 - top[..., 3:].astype(np.float32) / 255
-    base[...] = np.clip(top + base * rest, 0, 255).astype(np.uint8)
+    base[...] = pixels(top + base * rest)

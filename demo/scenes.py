@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from demo.backgrounds import add_clutter, draw_ground
-from demo.drawing import Array, Image, Part
+from demo.drawing import Array, Image, Part, pixels
 from demo.parts import LINES, MIXED, classes, painter
 
 SIZES: tuple[tuple[int, int], ...] = ((640, 480), (640, 640), (640, 400), (480, 640))
@@ -141,24 +141,24 @@ def _turn(part: Part, size: float, rng: np.random.Generator) -> Part:
     low, high = corners.min(0), corners.max(0)
     wide, tall = (int(np.ceil(v / 2)) * 2 + 4 for v in high - low)
     affine = np.hstack([matrix, (2 - low)[:, None]])
-    pixels = _shrink_first(part.bgra, zoom)
-    factor = pixels.shape[1] / width
-    affine[:, :2] /= factor
-    turned = cv2.warpAffine(pixels, affine, (wide, tall), flags=cv2.INTER_LINEAR)
-    extent = cv2.warpAffine(_shrink_first(part.extent, zoom), affine, (wide, tall))
-    half = (wide // 2, tall // 2)
-    return Part(
-        cv2.resize(turned, half, interpolation=cv2.INTER_AREA),
-        cv2.resize(extent, half, interpolation=cv2.INTER_AREA),
-    )
+    bgra, extent = _shrink_first(part.bgra, zoom), _shrink_first(part.extent, zoom)
+    affine[:, :2] *= width / bgra.shape[1]
+    return Part(_warp(bgra, affine, wide, tall), _warp(extent, affine, wide, tall))
 
 
-def _shrink_first(pixels: Image, zoom: float) -> Image:
+def _warp(drawn: Image, affine: Array, wide: int, tall: int) -> Image:
+    """Move a drawing into (tall, wide) pixels and average those down to half the size."""
+    moved = cv2.warpAffine(drawn, affine, (wide, tall), flags=cv2.INTER_LINEAR)
+    half = cv2.resize(moved, (wide // 2, tall // 2), interpolation=cv2.INTER_AREA)
+    return pixels(half)
+
+
+def _shrink_first(drawn: Image, zoom: float) -> Image:
     """Average a drawing down where the warp would otherwise skip pixels (codes would flicker)."""
     if zoom >= 0.4:
-        return pixels
+        return drawn
     factor = 2.2 * zoom
-    return cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    return pixels(cv2.resize(drawn, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA))
 
 
 def _compose(image: Image, placed: _Placed, drop: Array, depth: float) -> None:
@@ -167,10 +167,10 @@ def _compose(image: Image, placed: _Placed, drop: Array, depth: float) -> None:
     soft = max(1.0, size * 0.03)
     pad = int(4 * soft + size * 0.07)
     bgra = cv2.copyMakeBorder(placed.bgra, pad, pad, pad, pad, cv2.BORDER_CONSTANT)
-    moved = np.float32([[1, 0, drop[0] * size], [0, 1, drop[1] * size]])
+    moved = np.array([[1, 0, drop[0] * size], [0, 1, drop[1] * size]], np.float32)
     alpha = bgra[..., 3].astype(np.float32) / 255
-    shade = cv2.warpAffine(alpha, moved, alpha.shape[::-1])
-    shade = cv2.GaussianBlur(shade, (0, 0), soft) * depth
+    sharp = cv2.warpAffine(alpha, moved, alpha.shape[::-1])
+    shade = cv2.GaussianBlur(sharp, (0, 0), soft) * depth
     left, top = placed.left - pad, placed.top - pad
     x0, y0 = max(left, 0), max(top, 0)
     x1 = min(left + alpha.shape[1], image.shape[1])
@@ -178,7 +178,7 @@ def _compose(image: Image, placed: _Placed, drop: Array, depth: float) -> None:
     part = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
     under = image[y0:y1, x0:x1] * (1 - shade[part])[..., None]
     result = bgra[part][..., :3] + under * (1 - alpha[part])[..., None]
-    image[y0:y1, x0:x1] = np.clip(result, 0, 255).astype(np.uint8)
+    image[y0:y1, x0:x1] = pixels(result)
 
 
 def _light(image: Image, rng: np.random.Generator) -> Image:
@@ -187,32 +187,32 @@ def _light(image: Image, rng: np.random.Generator) -> Image:
     corners = rng.uniform(0.65, 1.25, (2, 2)).astype(np.float32)
     light = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.3:  # the shadow of something beside the camera
-        edge = np.zeros((height, width), np.float32)
+        edge: Array = np.zeros((height, width), np.float32)
         at, angle = rng.uniform(0.2, 0.8, 2) * (width, height), rng.uniform(0, 2 * np.pi)
         y, x = np.mgrid[:height, :width]
         edge[(x - at[0]) * np.cos(angle) + (y - at[1]) * np.sin(angle) > 0] = 1
         edge = cv2.GaussianBlur(edge, (0, 0), rng.uniform(3, 25))
         light = light * (1 - edge * rng.uniform(0.2, 0.5))
     tint = rng.uniform(0.92, 1.08, 3) * rng.uniform(0.75, 1.2)
-    return np.clip(image * light[..., None] * tint, 0, 255).astype(np.uint8)
+    return pixels(image * light[..., None] * tint)
 
 
 def _camera(image: Image, rng: np.random.Generator) -> Image:
     """Add what cameras add: blur, noise and JPEG compression."""
     kind = rng.random()
     if kind < 0.5:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5))
+        image = pixels(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5)))
     elif kind < 0.6:
         length = int(rng.integers(3, 8))
-        kernel = np.zeros((length, length), np.float32)
+        kernel: Array = np.zeros((length, length), np.float32)
         kernel[length // 2] = 1 / length
         centre = (length / 2 - 0.5, length / 2 - 0.5)
         spin = cv2.getRotationMatrix2D(centre, float(rng.uniform(0, 180)), 1)
         kernel = cv2.warpAffine(kernel, spin, (length, length))
-        image = cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1e-3))
+        image = pixels(cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1e-3)))
     if rng.random() < 0.7:
         noise = rng.normal(0, rng.uniform(1, 10), image.shape).astype(np.float32)
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+        image = pixels(image + noise)
     quality = int(rng.integers(45, 96))
     packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)

@@ -16,7 +16,7 @@ os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
 import torch
 import yaml
-from ultralytics import YOLO
+from ultralytics import YOLO  # type: ignore[attr-defined]
 from ultralytics.engine import trainer
 
 from demo.checkpoint import publish
@@ -90,7 +90,7 @@ def draw_data(folder: Path, recipe: Recipe) -> Path:
     return write_config(folder, recipe.line)
 
 
-def _half_precision(enabled: bool, device: str = "cpu") -> torch.autocast:
+def _half_precision(_: bool, device: str = "cpu") -> torch.autocast:
     """Compute in bfloat16 whatever the device: half the time on processors that have it.
 
     Ultralytics' own switch knows half precision on GPUs only.
@@ -105,7 +105,7 @@ def _use_all_cores(_: trainer.BaseTrainer) -> None:
 
 def train(recipe: Recipe, data: Path, folder: Path, device: str) -> Path:
     """Train on the drawn scenes and return the checkpoint of the last epoch."""
-    trainer.autocast = _half_precision
+    trainer.autocast = _half_precision  # type: ignore[attr-defined,assignment]
     source = str(model_path(recipe.start)) if recipe.start else f"{ARCHITECTURE}.yaml"
     model = YOLO(source)
     model.add_callback("on_train_start", _use_all_cores)

@@ -22,16 +22,12 @@ MAX_QUEUED_REQUESTS = 256
 def build(args: AppArgs) -> Application:
     """Build the application; Ray Serve calls this with `args` of serve_config.yaml."""
     args = args.model_copy(update={"repository": args.repository.resolve()})
-    detector = serve.deployment(
-        Detector,
-        name="Detector",
+    detector = serve.deployment(name="Detector")(Detector).options(
         ray_actor_options=_actor_options(args),
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         max_queued_requests=MAX_QUEUED_REQUESTS,
     )
-    ingress = serve.deployment(
-        Ingress,
-        name="Ingress",
+    ingress = serve.deployment(name="Ingress")(Ingress).options(
         # It only parses and passes on: a whole core each would starve the detectors.
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=MAX_ONGOING_REQUESTS + MAX_QUEUED_REQUESTS,
@@ -41,7 +37,9 @@ def build(args: AppArgs) -> Application:
 
 def _actor_options(args: AppArgs) -> dict[str, float]:
     """Reserve a whole GPU for a replica where the cluster has one and the settings allow it."""
-    wants_gpu = args.device == "cuda" or (
-        args.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1
-    )
+    wants_gpu = args.device == "cuda" or (args.device == "auto" and _cluster_has_gpu())
     return {"num_cpus": 1, "num_gpus": 1} if wants_gpu else {"num_cpus": 1}
+
+
+def _cluster_has_gpu() -> bool:
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)  # type: ignore[no-untyped-call]

@@ -84,12 +84,12 @@ class Metrics:
         self._labels = ModelLabels()
         self._gauges = {m: metrics.Gauge(m.name, m.help) for m in ALL if m.kind == "gauge"}
         self._counters = {
-            m: metrics.Counter(m.name, m.help, tag_keys=m.labels)
+            m: metrics.Counter(m.name, m.help, tag_keys=m.labels)  # type: ignore[arg-type]
             for m in ALL
             if m.kind == "counter"
         }
         self._histograms = {
-            m: metrics.Histogram(m.name, m.help, boundaries=_SECONDS, tag_keys=m.labels)
+            m: metrics.Histogram(m.name, m.help, boundaries=_SECONDS, tag_keys=m.labels)  # type: ignore[arg-type]
             for m in ALL
             if m.kind == "histogram"
         }

@@ -124,7 +124,10 @@ class AppArgs(_Settings):
         default=ByteSize(32 * 2**20), gt=0, description="Largest request body, e.g. 32MiB."
     )
     max_image_pixels: int = Field(
-        default=64_000_000, ge=1, description="Largest picture, width x height."
+        default=64_000_000,
+        ge=1,
+        le=178_956_970,  # what Pillow opens at all
+        description="Largest picture, width x height.",
     )
     max_images_per_request: int = Field(
         default=16, ge=1, le=256, description="Pictures that one request may hold."

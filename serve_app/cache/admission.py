@@ -115,9 +115,7 @@ def surplus(
     return tuple(reversed(needed)), True
 
 
-def refusal(
-    verdict: Verdict, key: ModelKey, need: Footprint, limits: CacheLimits
-) -> ServeAppError:
+def refusal(verdict: Verdict, key: ModelKey, need: Footprint, limits: CacheLimits) -> ServeAppError:
     """Return the error that tells why `key` was not admitted."""
     size, budget = in_mib(need.total_bytes), in_mib(limits.budget_bytes)
     if verdict is Verdict.NEVER:

@@ -34,6 +34,6 @@ class Policy(Protocol):
 class LRU:
     """The least recently used model goes first."""
 
-    def order(self, candidates: Sequence[Usage], now: float) -> Sequence[Usage]:  # noqa: ARG002
+    def order(self, candidates: Sequence[Usage], now: float) -> Sequence[Usage]:
         """Return all `candidates`, the longest unused first."""
         return sorted(candidates, key=lambda usage: usage.last_used)

@@ -8,11 +8,9 @@ import os
 import tempfile
 from pathlib import Path
 
-_BEHAVIOUR = {
-    "YOLO_AUTOINSTALL": "false",
-    "YOLO_OFFLINE": "true",
-    "YOLO_VERBOSE": "false",
-}
+_ASSUMED_OFFLINE = "SERVE_APP_ASSUMED_OFFLINE"
+# Never wanted here, whatever the shell says: packages installed while serving, pickles run.
+_FIXED = {"YOLO_AUTOINSTALL": "false", "ULTRALYTICS_SAFE_LOAD": "1"}
 
 
 def _config_folder() -> Path | None:
@@ -25,11 +23,18 @@ def _config_folder() -> Path | None:
     return Path(tempfile.mkdtemp(prefix="serve_app-ultralytics-"))
 
 
+def downloads_are_forbidden() -> bool:
+    """Return whether the operator set YOLO_OFFLINE, which is more than this package's default."""
+    wish = os.environ.get("YOLO_OFFLINE", "").lower()
+    return wish in {"1", "true", "yes", "on"} and _ASSUMED_OFFLINE not in os.environ
+
+
 def _settle_environment() -> None:
-    for name, value in _BEHAVIOUR.items():
-        os.environ.setdefault(name, value)
-    # Not a default: unsafe loading is never wanted here, whatever the shell says.
-    os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
+    os.environ.update(_FIXED)
+    os.environ.setdefault("YOLO_VERBOSE", "false")
+    if "YOLO_OFFLINE" not in os.environ:
+        # Marked in the environment, since child processes inherit both.
+        os.environ.update({"YOLO_OFFLINE": "true", _ASSUMED_OFFLINE: "true"})
     if "YOLO_CONFIG_DIR" not in os.environ and (folder := _config_folder()) is not None:
         os.environ["YOLO_CONFIG_DIR"] = str(folder)
 

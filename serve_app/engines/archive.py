@@ -35,6 +35,21 @@ def read_globals(path: Path) -> frozenset[str]:
         raise ModelBrokenError(f"the checkpoint cannot be read: {error.strerror}") from None
 
 
+def check_records(path: Path) -> None:
+    """Compare each record with its checksum, which PyTorch does not: weights may have rotted.
+
+    Raises:
+        ModelBrokenError: a record is damaged
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError):
+        damaged = "the archive"
+    if damaged is not None:
+        raise ModelBrokenError("the checkpoint is corrupt: a checksum is wrong; copy it again")
+
+
 def pickle_globals(data: bytes) -> Iterator[str]:
     """Yield the dotted names that a pickle imports; raise ValueError when it is malformed."""
     strings: list[str] = []
@@ -51,13 +66,13 @@ def pickle_globals(data: bytes) -> Iterator[str]:
 
 def _read_pickle(archive: zipfile.ZipFile, file_bytes: int) -> bytes:
     entries = archive.infolist()
-    _check_entries(entries, file_bytes)
     names = {entry.filename.split("/", 1)[-1] for entry in entries}
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise ModelBrokenError(
             "the file is a TorchScript archive, not a checkpoint; register the .pt it was made of, "
             "or its ONNX export"
         )
+    _check_entries(entries, file_bytes)
     pickles = [entry for entry in entries if entry.filename.split("/", 1)[-1] == "data.pkl"]
     if len(pickles) != 1:
         raise ModelBrokenError("the file is a zip archive, but no PyTorch checkpoint")

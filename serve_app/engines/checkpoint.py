@@ -7,7 +7,7 @@ with the allow-list of Ultralytics; a file that names anything else is refused b
 
 import logging
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def _read(path: Path, device: str) -> Checkpoint:
             if device == "meta":
                 _read_plain_tensors(sub, path)
         _check_size(module, path.stat().st_size)
-        module = _fuse(module)
+        module = _fuse(module, device)
         return _describe(module, task, content)
     except ModelBrokenError:
         raise
@@ -116,7 +116,9 @@ def _unpickle(path: Path, device: str) -> Any:
             ) from None
         except (EOFError, RuntimeError) as error:
             logger.info("checkpoint unreadable", exc_info=error)
-            raise ModelBrokenError("the checkpoint is truncated or corrupt; copy it again") from None
+            raise ModelBrokenError(
+                "the checkpoint is truncated or corrupt; copy it again"
+            ) from None
 
 
 def _refuse_unscannable(path: Path, names: frozenset[str]) -> None:
@@ -191,7 +193,7 @@ def _read_tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
     if storage.nbytes() > _MAX_PLAIN_TENSOR:
         raise ModelBrokenError("the checkpoint keeps large tensors outside its parameters")
     with path.open("rb") as file:
-        file.seek(storage._checkpoint_offset)
+        file.seek(storage._checkpoint_offset or 0)
         data = bytearray(file.read(storage.nbytes()))
     if not data:
         return torch.empty(value.shape, dtype=value.dtype)
@@ -208,12 +210,10 @@ def _check_size(module: nn.Module, file_bytes: int) -> None:
         )
 
 
-def _fuse(module: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        module = module.float()
-        fuse: Callable[..., nn.Module] = module.fuse
-        module = fuse(verbose=False).eval()
-    head = getattr(module, "model")[-1]  # noqa: B009 - nn.Module types attributes as tensors
+def _fuse(module: Any, device: str) -> nn.Module:
+    with torch.no_grad(), torch.device(device):  # fusing makes new layers
+        fused: nn.Module = module.float().fuse(verbose=False).eval()
+    head = module.model[-1]
     for name, value in (("max_det", 300), ("agnostic_nms", False)):
         # What `predict` sets on end-to-end heads before each run, for up to 300 findings.
         if hasattr(type(head), name):
@@ -221,7 +221,7 @@ def _fuse(module: nn.Module) -> nn.Module:
     for sub in module.modules():
         if hasattr(sub, "inplace"):
             sub.inplace = True
-    return module
+    return fused
 
 
 def _describe(module: nn.Module, task: Task, content: dict[str, Any]) -> Checkpoint:
@@ -252,7 +252,7 @@ def _check_names(names: Any) -> dict[int, str]:
 
 def usable_imgsz(imgsz: object, stride: int) -> tuple[int, int]:
     """Return (height, width) in pixels, multiples of `stride`; 640 when `imgsz` is unusable."""
-    sides = list(imgsz) if isinstance(imgsz, list | tuple) else [imgsz]
+    sides: list[Any] = list(imgsz) if isinstance(imgsz, list | tuple) else [imgsz]
     if len(sides) not in (1, 2) or not all(
         isinstance(side, int) and 0 < side <= _MAX_IMGSZ for side in sides
     ):

@@ -34,14 +34,14 @@ def release_free_memory() -> None:
         trim(0)
 
 
-class ActivationPeak(TorchDispatchMode):
+class ActivationPeak(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes that operators' results hold at once; also works on the meta device.
 
     `known` are the tensors that exist beforehand: weights and input are not counted.
     """
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
         self._live: set[int] = set()
         self._bytes = 0

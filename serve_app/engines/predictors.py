@@ -83,9 +83,7 @@ def warm_up(backend: Backend) -> None:
         _synchronize(backend.device)
 
 
-def _run(
-    predictor: Any, backend: Backend, image: ImageArray
-) -> tuple[Any, Mapping[str, float]]:
+def _run(predictor: Any, backend: Backend, image: ImageArray) -> tuple[Any, Mapping[str, float]]:
     predictor.setup_source(image)
     predictor.batch = next(iter(predictor.dataset))
     originals = predictor.batch[1]
@@ -107,7 +105,7 @@ def _run(
 
 
 def _predictor(backend: Backend, params: PredictParams, imgsz: tuple[int, int]) -> Any:
-    template = _template(RTDETRPredictor if backend.rtdetr else _PREDICTORS[backend.info.task])
+    template = _template(backend.info.task, backend.rtdetr)
     predictor = copy.copy(template)
     predictor.args = copy.copy(template.args)
     predictor.args.conf = params.conf
@@ -121,7 +119,8 @@ def _predictor(backend: Backend, params: PredictParams, imgsz: tuple[int, int]) 
 
 
 @functools.cache
-def _template(kind: type[BasePredictor]) -> Any:
+def _template(task: Task, rtdetr: bool) -> Any:
+    kind: Any = RTDETRPredictor if rtdetr else _PREDICTORS[task]
     return kind(overrides={"mode": "predict", "rect": True, "save": False, "verbose": False})
 
 

@@ -72,4 +72,4 @@ def _find_font(font: str = "Arial.ttf") -> str:
 
 
 # Drawing must never reach for the network; Ultralytics looks this name up at each drawing.
-plotting.check_font = _find_font
+setattr(plotting, "check_font", _find_font)  # noqa: B010 - not exported

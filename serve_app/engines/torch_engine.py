@@ -9,6 +9,7 @@ from torch import nn
 from ultralytics.nn.modules.head import RTDETRDecoder
 
 from serve_app.engines import predictors
+from serve_app.engines.archive import check_records
 from serve_app.engines.base import ModelInfo
 from serve_app.engines.checkpoint import Checkpoint, read_model, read_structure
 from serve_app.engines.files import VerifiedFiles
@@ -96,6 +97,7 @@ class TorchEngine:
 
     def _inspect(self, path: Path) -> Footprint:
         checkpoint = read_structure(path)
+        check_records(path)
         skeleton = checkpoint.module
         own_bytes = weight_bytes(take_tensors(skeleton))
         signature = sign(skeleton)
@@ -186,13 +188,14 @@ class TorchModel:
             before = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
             predictors.warm_up(self._backend)
-            return torch.cuda.max_memory_allocated(device) - before
+            return int(torch.cuda.max_memory_allocated(device)) - before
         before = resident_bytes()
         with ActivationPeak(self._weights.tensors.values()) as activations:
             predictors.warm_up(self._backend)
         growth = resident_bytes() - before
         # Other threads grow the process too: what it grew by counts only as far as is plausible.
-        return max(activations.peak_bytes, min(growth, 2 * activations.peak_bytes))
+        peak_bytes = int(activations.peak_bytes)
+        return max(peak_bytes, min(growth, 2 * peak_bytes))
 
 
 def _is_rtdetr(module: Any) -> bool:
@@ -201,22 +204,22 @@ def _is_rtdetr(module: Any) -> bool:
 
 def _channels_last(device: torch.device) -> bool:
     """Whether Ultralytics lays out native models channels-last here, which changes roundings."""
-    return (
-        device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
-    )
+    return device.type == "cpu" and bool(torch.backends.mkldnn.enabled) and _has_onednn()
+
+
+def _has_onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def _dry_run(skeleton: nn.Module, info: ModelInfo) -> int:
-    pixels = torch.empty(1, 3, *info.imgsz, device="meta")
+    known = [*skeleton.parameters(), *skeleton.buffers()]
     try:
-        with torch.inference_mode(), ActivationPeak([*skeleton.parameters(), pixels]) as peak:
-            skeleton(pixels)
+        with torch.inference_mode(), ActivationPeak(known) as peak:
+            skeleton(torch.empty(1, 3, *info.imgsz, device="meta"))
     except (NotImplementedError, RuntimeError) as error:  # operators without a meta version
         logger.debug("no dry run", exc_info=error)
         return _rough_bytes(info)
-    return peak.peak_bytes
+    return int(peak.peak_bytes)
 
 
 def _rough_bytes(info: ModelInfo) -> int:

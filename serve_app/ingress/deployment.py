@@ -1,12 +1,14 @@
 """The ingress as a Ray Serve deployment: the API of routes.py over a handle to the detectors."""
 
+from typing import Any
+
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.ingress.app import create_api
-from serve_app.ingress.backend import ServeBackend
 from serve_app.ingress.limits import IngressLimits
+from serve_app.ingress.serve_backend import ServeBackend
 from serve_app.registry.catalog import Registry
 from serve_app.settings import AppArgs
 
@@ -15,15 +17,15 @@ from serve_app.settings import AppArgs
 class Ingress:
     """Checks each request, resolves its model and passes it on."""
 
-    def __init__(self, args: AppArgs, detector: DeploymentHandle) -> None:
+    def __init__(self, args: AppArgs, detector: DeploymentHandle[Any]) -> None:
         """`detector` is the handle that Ray Serve makes of the bound Detector."""
         self._args = args
         self._detector = detector
 
-    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807 (Ray Serve's name)
+    def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve calls this once in each replica, after the constructor."""
         return create_api(
-            ServeBackend(self._detector),
+            ServeBackend(self._detector, unload_timeout_s=self._args.request_timeout_s),
             Registry.from_settings(self._args),
             IngressLimits(
                 max_body_bytes=self._args.max_body_bytes,

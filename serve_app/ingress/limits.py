@@ -47,8 +47,8 @@ class Deadline:
 
     @property
     def left_s(self) -> float:
-        """Seconds that are left; negative when it has passed."""
-        return self.timeout_s - self.elapsed_s
+        """Seconds that are left; 0 when it has passed."""
+        return max(0.0, self.timeout_s - self.elapsed_s)
 
     def shorten(self, timeout_s: float) -> None:
         """Hold the request to the client's own time limit, counted from its arrival."""
@@ -68,6 +68,6 @@ class Deadline:
             if not scope.expired():
                 raise
             raise DeadlineExceededError(
-                f"{what} was not done within timeout_s={self.timeout_s:g}: ask for more time, or "
-                "preload the model with POST /v1/models/{ref}/load"
+                f"{what} was not done within {self.timeout_s:g} s: allow more time (timeout_s, up "
+                "to the server's limit), or try again when the model is loaded"
             ) from error

@@ -79,7 +79,8 @@ def from_error(error: ServeAppError) -> Problem:
 
 def from_framework(request: Request, error: HTTPException) -> Problem:
     """Return the problem for what the framework itself refuses."""
-    path = request.url.path[:200]
+    # Not request.url: it is built from the Host header, and a malformed one raises.
+    path = request.scope["path"][:200]
     headers = dict(error.headers or {})
     if error.status_code == 404:
         detail = f"there is nothing at {path!r}: /docs shows the paths"
@@ -132,6 +133,7 @@ class ResponseGuard:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

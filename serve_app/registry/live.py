@@ -25,6 +25,11 @@ class AsyncRegistry:
         self._registry = registry
         self._scan: asyncio.Task[None] | None = None
 
+    @property
+    def scanning(self) -> bool:
+        """Whether a scan runs now."""
+        return self._scan is not None
+
     async def resolve(self, ref: ModelRef) -> ModelKey:
         """Return the version that `ref` means; raise ModelNotFoundError when it does not exist."""
         await self._freshen()
@@ -43,7 +48,7 @@ class AsyncRegistry:
         try:
             return find()
         except ModelNotFoundError:
-            if self._scan is None and self._registry.age_s < self._registry.miss_interval_s:
+            if not self.scanning and self._registry.age_s < self._registry.miss_interval_s:
                 raise
         await self._refresh()
         return find()

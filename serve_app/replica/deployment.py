@@ -16,12 +16,13 @@ from ray import serve
 
 from serve_app.cache.admission import CacheLimits
 from serve_app.cache.model_cache import ModelCache
-from serve_app.engines.devices import device_total_bytes, select_device
+from serve_app.engines.devices import device_total_bytes, resolve_device
 from serve_app.engines.factory import create_engines
 from serve_app.engines.worker import EngineThread
 from serve_app.errors import Failure, ServeAppError
 from serve_app.loading.loader import LoadedModel, Loader, Prepared
-from serve_app.loading.sources import create_sources
+from serve_app.loading.sources.folder import FolderSource
+from serve_app.loading.sources.ultralytics import UltralyticsSource
 from serve_app.metrics import Metrics
 from serve_app.registry.catalog import Registry
 from serve_app.replica.multiplex import MultiplexBridge
@@ -46,19 +47,19 @@ class Detector:
         """Open the device; models are loaded when they are asked for."""
         self._replica_id = serve.get_replica_context().replica_tag
         self._node_id = ray.get_runtime_context().get_node_id()
-        self._device = select_device(args.device)
+        self._device = resolve_device(args.device)
         self._device_bytes = device_total_bytes(self._device)
         self._registry = Registry.from_settings(args)
         threads = args.threads or len(os.sched_getaffinity(0))
         self._engine_thread = EngineThread(threads)
         self._loader = Loader(
             self._registry.spec,
-            create_sources(args.cache_dir),
+            {"folder": FolderSource(), "ultralytics": UltralyticsSource(args.cache_dir)},
             create_engines(self._device, threads),
             self._engine_thread,
             loader_threads=args.max_concurrent_loads,
         )
-        self._bridge = MultiplexBridge(self)
+        self._bridge = MultiplexBridge(self, ModelSlot)
         self._metrics = Metrics()
         self._config = DetectorConfig()
         self._config_error: str | None = None
@@ -75,7 +76,7 @@ class Detector:
             self._cache, self._engine_thread, max_image_pixels=args.max_image_pixels
         )
 
-    @serve.multiplexed(max_num_models_per_replica=-1)
+    @serve.multiplexed(max_num_models_per_replica=-1)  # type: ignore[untyped-decorator]
     async def model_slot(self, key: str) -> ModelSlot:
         """Advertise `key` to the routers; never awaits, so Ray's lock is never contended."""
         return ModelSlot()
@@ -148,7 +149,7 @@ class Detector:
 
     async def check_health(self) -> None:
         """Fail when the engine thread is gone; a bad model is no reason to restart a replica."""
-        self._engine_thread.check_alive()
+        await self._engine_thread.run(lambda: None)
         self._record_memory()
 
     async def __del__(self) -> None:
@@ -199,7 +200,7 @@ class Detector:
             raise
 
     def _on_change(self, keys: Collection[ModelKey]) -> None:
-        self._bridge.retain({str(key) for key in keys})
+        self._bridge.follow({str(key) for key in keys})
         self._record_memory()
 
     def _record_memory(self) -> None:

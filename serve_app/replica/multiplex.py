@@ -6,7 +6,7 @@ cache: an id is advertised exactly while its model is resident or loading. Writt
 2.60 (`ray/serve/multiplex.py`); tests/contracts/test_multiplex_wrapper.py holds it to that.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 _WRAPPER = "__serve_multiplex_wrapper"
@@ -22,9 +22,10 @@ class _SilentGauge:
 class MultiplexBridge:
     """Keeps the ids that Ray advertises equal to what the cache holds."""
 
-    def __init__(self, owner: object) -> None:
-        """`owner` is the object whose method is decorated with `@serve.multiplexed`."""
+    def __init__(self, owner: object, make_slot: Callable[[], object]) -> None:
+        """Bridge to the wrapper of the method of `owner` that returns what `make_slot` makes."""
         self._owner = owner
+        self._make_slot = make_slot
 
     @property
     def advertised(self) -> frozenset[str]:
@@ -34,16 +35,16 @@ class MultiplexBridge:
             return frozenset()
         return frozenset(wrapper._get_loading_and_loaded_model_ids())
 
-    def retain(self, ids: Collection[str]) -> None:
-        """Take back every advertised id that is not among `ids`."""
+    def follow(self, ids: Collection[str]) -> None:
+        """Advertise exactly `ids` from now on; before the first request there is no wrapper."""
         wrapper = self._wrapper()
-        if wrapper is None:
+        if wrapper is None or wrapper.models.keys() == set(ids):
             return
-        stale = [id_ for id_ in wrapper.models if id_ not in ids]
-        for id_ in stale:
+        for id_ in wrapper.models.keys() - set(ids):
             del wrapper.models[id_]
-        if stale:
-            wrapper._push_multiplexed_replica_info = True
+        for id_ in ids:
+            wrapper.models.setdefault(id_, self._make_slot())
+        wrapper._push_multiplexed_replica_info = True
 
     def _wrapper(self) -> Any:  # noqa: ANN401 (a class of Ray's that has no public name)
         """Return Ray's wrapper, None before the decorated method was first called."""

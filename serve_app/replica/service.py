@@ -56,13 +56,12 @@ class PredictService:
         Raises:
             ServeAppError: in all the ways of serve_app.errors
         """
-        started = self._clock()
         async with self._cache.lease(request.key, timeout_s=request.timeout_s) as lease:
             leased = self._clock()
             model = lease.model.model
             images = tuple([await self._answer(model, data, request) for data in request.images])
             ended = self._clock()
-        load_s = lease.load_s if lease.cold else None
+        load_s = lease.load_s
         working_s = sum(sum(image.speed_ms.values()) for image in images) / 1000
         return PredictResult(
             key=request.key,
@@ -71,8 +70,7 @@ class PredictService:
             images=images,
             cold=lease.cold,
             load_ms=None if load_s is None else load_s * 1000,
-            queue_ms=1000
-            * (max(0.0, leased - started - (load_s or 0.0)) + max(0.0, ended - leased - working_s)),
+            queue_ms=1000 * max(0.0, lease.wait_s - (load_s or 0.0) + ended - leased - working_s),
         )
 
     async def _answer(

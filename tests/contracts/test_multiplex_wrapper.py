@@ -61,18 +61,18 @@ async def test_advertised_ids_are_taken_back_and_pushed(
     owner: Owner, controller: Controller
 ) -> None:
     """An id appears with the first request and goes when the cache no longer holds it."""
-    bridge = MultiplexBridge(owner)
+    bridge = MultiplexBridge(owner, object)
     assert bridge.advertised == frozenset()
-    bridge.retain({"a@1"})  # before the wrapper exists there is nothing to take back
+    bridge.follow({"a@1"})  # before the wrapper exists there is nothing to take back
 
     for key in ("a@1", "b@1"):
         await owner.model_slot(key)
     assert bridge.advertised == {"a@1", "b@1"}
     _push(owner)
-    bridge.retain({"b@1"})
+    bridge.follow({"b@1"})
     assert bridge.advertised == {"b@1"}
     _push(owner)
-    bridge.retain({"b@1"})  # nothing changed, nothing to push
+    bridge.follow({"b@1"})  # nothing changed, nothing to push
     _push(owner)
     assert controller.advertised[0] == {"a@1", "b@1"}
     assert controller.advertised[-1] == {"b@1"}
@@ -80,19 +80,23 @@ async def test_advertised_ids_are_taken_back_and_pushed(
 
 async def test_an_id_that_was_taken_back_can_return(owner: Owner, controller: Controller) -> None:
     """After an eviction the next request advertises the model again."""
-    bridge = MultiplexBridge(owner)
+    bridge = MultiplexBridge(owner, object)
     await owner.model_slot("a@1")
-    bridge.retain(())
+    bridge.follow(())
     assert bridge.advertised == frozenset()
     await owner.model_slot("a@1")
     assert bridge.advertised == {"a@1"}
+    bridge.follow(())
+    bridge.follow({"a@1"})  # a load that began by itself is advertised too
+    assert bridge.advertised == {"a@1"}
+    assert await owner.model_slot("a@1") is not None
 
 
 async def test_no_series_per_model_is_left_behind(owner: Owner, controller: Controller) -> None:
     """Ray's gauge of one series per model id is silenced once the bridge has seen the wrapper."""
-    bridge = MultiplexBridge(owner)
+    bridge = MultiplexBridge(owner, object)
     await owner.model_slot("a@1")
-    bridge.retain({"a@1"})
+    bridge.follow({"a@1"})
     wrapper = getattr(owner, "__serve_multiplex_wrapper")
     assert not isinstance(wrapper.registered_model_gauge, serve.metrics.Gauge)
     _push(owner)

@@ -1,0 +1,301 @@
+"""The cache's state and every decision on it: synchronous, so nothing can come in between.
+
+Two ledgers say who holds what. `held` is the truth: resident, opening and leaving models, whose
+memory is taken until their close has ended. `planned` is what `held` will be once everything
+decided so far has happened: without the leaving models, with the admitted loads. Admission works
+on `planned`, so a promised room is not promised twice; a load opens when `held` has the room too,
+so the budget is kept while closes are still running.
+
+Loads stand in one line, in the order of their requests. A load for which there is no room lets
+later ones pass, for at most `patience_s`. From then on nobody passes it, and it may have models
+sent away that are in use: they take no new leases and go when their present ones end. So neither
+does one large model block the others while a lease is long, nor can it be kept out for ever by
+small ones or by models that always have some lease.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from serve_app.cache.admission import CacheLimits, Verdict, admit, refusal, surplus
+from serve_app.cache.entry import Entry, Phase
+from serve_app.cache.ledger import ByteLedger
+from serve_app.cache.loader import Loaded
+from serve_app.cache.observer import CacheObserver, EvictionReason
+from serve_app.cache.policies import Policy, Usage
+from serve_app.errors import OverloadedError, ServeAppError
+from serve_app.types import Footprint, ModelKey
+
+M = TypeVar("M", bound=Loaded)
+
+_MEASURED_LIMIT = 4096
+
+
+class CacheState(Generic[M]):
+    """Entries, ledgers and the line; `decide` moves everything on that can be moved."""
+
+    def __init__(
+        self,
+        limits: CacheLimits,
+        policy: Policy,
+        observer: CacheObserver,
+        clock: Callable[[], float],
+        *,
+        max_concurrent_loads: int,
+        patience_s: float,
+    ) -> None:
+        self.limits = limits
+        self.entries: dict[ModelKey, Entry[M]] = {}
+        self.held = ByteLedger()
+        self.planned = ByteLedger()
+        self.ending = False  # set for good: nothing is loaded any more and everything leaves
+        self.impatient_at = math.inf  # when the next load in the line loses its patience
+        self._policy = policy
+        self._observer = observer
+        self._clock = clock
+        self._max_concurrent_loads = max_concurrent_loads
+        self._patience_s = patience_s
+        self._line: dict[ModelKey, Entry[M]] = {}  # loads up to ADMITTED, the oldest first
+        self._running: set[Entry[M]] = set()  # loads that prepare or open
+        self._leaving: dict[ModelKey, Entry[M]] = {}
+        self._measured: dict[ModelKey, Footprint] = {}
+        self._told: frozenset[ModelKey] = frozenset()
+
+    @property
+    def has_line(self) -> bool:
+        """Whether any load waits for a turn or for room."""
+        return bool(self._line)
+
+    def keys(self) -> frozenset[ModelKey]:
+        """Return the models that are resident or loading."""
+        return frozenset(key for key, entry in self.entries.items() if not entry.is_leaving)
+
+    # --- the stations of one load -------------------------------------------------------------
+
+    def add(self, key: ModelKey) -> Entry[M]:
+        """Put a new load at the end of the line."""
+        self._refuse_hopeless(key)
+        entry = self.entries[key] = self._line[key] = Entry(key)
+        self._tell_change()
+        return entry
+
+    def prepared(self, entry: Entry[M], estimate: Footprint) -> None:
+        """Let a load whose file is ready wait for room."""
+        self._running.discard(entry)
+        known = self._measured.get(entry.key, estimate)
+        entry.need = max(estimate, known, key=lambda footprint: footprint.total_bytes)
+        entry.since = self._clock()
+        entry.wait_again(Phase.WAITING)
+
+    def opened(self, entry: Entry[M], model: M, load_s: float) -> None:
+        """Make an opened model resident, or send it away if it turned out too large."""
+        self._running.discard(entry)
+        entry.model, entry.load_s, entry.last_used = model, load_s, self._clock()
+        entry.need = model.footprint
+        self._remember(entry.key, entry.need)
+        self.held.replace(entry.key, entry.need)
+        self.planned.remove(entry.key)
+        if not self.limits.allow_beside(self.planned, entry.need):
+            self._take_back_promises()  # memory that is taken goes before memory that is promised
+        idle, _ = self._evictable()
+        admission = admit(entry.key, entry.need, self.planned, idle, self.limits)
+        if admission.verdict is Verdict.FITS:
+            self.planned.add(entry.key, entry.need)
+            self._settle(entry, Phase.RESIDENT)
+            self._observer.loaded(entry.key, load_s, model.phases_s)
+            self.evict(admission.victims, admission.reason)
+        else:
+            self.reject(entry, refusal(admission.verdict, entry.key, entry.need, self.limits))
+
+    def reject(self, entry: Entry[M], error: ServeAppError) -> None:
+        """Send away an opened model that must not become resident; it is in no plan."""
+        entry.error = error
+        self._leaving[entry.key] = entry
+        self._settle(entry, Phase.LEAVING)
+        self._observer.load_failed(entry.key, error)
+        self._tell_change()
+
+    def failed(self, entry: Entry[M], error: ServeAppError | None) -> None:
+        """Forget a load that failed, or with no error, one that nobody wants any more."""
+        if entry.settled.done():
+            return
+        self._running.discard(entry)
+        if entry.phase is Phase.OPENING:
+            self.held.remove(entry.key)
+        if entry.phase in (Phase.ADMITTED, Phase.OPENING):
+            self.planned.remove(entry.key)
+        self._line.pop(entry.key, None)
+        del self.entries[entry.key]
+        entry.error = error
+        self._settle(entry, Phase.GONE)
+        entry.gone.set_result(None)
+        if error is not None:
+            self._observer.load_failed(entry.key, error)
+        self._tell_change()
+
+    def evict(self, keys: Iterable[ModelKey], reason: EvictionReason) -> None:
+        """Send resident models away; each is closed when its last lease has ended."""
+        for key in keys:
+            entry = self._leaving[key] = self.entries[key]
+            entry.phase, entry.reason = Phase.LEAVING, reason
+            self.planned.remove(key)
+        self._tell_change()
+
+    def closed(self, entry: Entry[M]) -> None:
+        """Give free the bytes of a model whose close has ended, well or not."""
+        self.held.remove(entry.key)
+        del self.entries[entry.key]
+        entry.phase, entry.model = Phase.GONE, None
+        entry.gone.set_result(None)
+
+    def reconfigure(self, limits: CacheLimits) -> None:
+        """Take new limits and send away what they do not allow, models in use included."""
+        self.limits = limits
+        self._take_back_promises()
+        self._let_stay()
+        idle, leased = self._evictable()
+        victims, _ = surplus(self.planned, idle + leased, limits)
+        self.evict(victims, "reconfigured")
+
+    # --- the decision ---------------------------------------------------------------------------
+
+    def decide(self) -> list[Entry[M]]:
+        """Give room and turns to whoever can have them; return the models to be closed now."""
+        self._let_stay()
+        self._give_room()
+        self._give_turns()
+        return self._take_leavers()
+
+    def _let_stay(self) -> None:
+        """Keep models that are still in use and for which there is room after all."""
+        for key, entry in list(self._leaving.items()):
+            rejected = entry.error is not None
+            if self.ending or rejected or entry.unloads or not entry.holds:
+                continue
+            pinned = key in self.limits.pinned
+            if pinned or self.limits.allow_beside(self.planned, entry.need):
+                del self._leaving[key]
+                self.planned.add(key, entry.need)
+                entry.stay()
+                self._tell_change()
+
+    def _give_room(self) -> None:
+        """Promise room to waiting loads, the oldest first."""
+        self.impatient_at = math.inf
+        waiting = [entry for entry in self._line.values() if entry.phase is Phase.WAITING]
+        if not waiting:
+            return
+        now = self._clock()
+        idle, leased = self._evictable()
+        for entry in waiting:
+            patient_until = entry.since + self._patience_s
+            impatient = now >= patient_until
+            ranked = [*idle, *leased] if impatient else idle
+            evictable = [key for key in ranked if not self.entries[key].is_leaving]
+            admission = admit(entry.key, entry.need, self.planned, evictable, self.limits)
+            if admission.verdict is Verdict.FITS:
+                entry.phase = Phase.ADMITTED
+                entry.victims = tuple(self.entries[key] for key in admission.victims)
+                self.planned.add(entry.key, entry.need)
+                self.evict(admission.victims, admission.reason)
+            elif admission.verdict is not Verdict.BUSY:
+                del self._line[entry.key]
+                error = refusal(admission.verdict, entry.key, entry.need, self.limits)
+                entry.turn.set_exception(error)
+            elif impatient:
+                return
+            else:
+                self.impatient_at = min(self.impatient_at, patient_until)
+
+    def _give_turns(self) -> None:
+        """Let loads open, then prepare, as many as may run at once."""
+        line = list(self._line.values())
+        for entry in line:
+            if len(self._running) >= self._max_concurrent_loads:
+                return
+            if entry.phase is Phase.ADMITTED and self._may_open(entry):
+                self.held.add(entry.key, entry.need)
+                del self._line[entry.key]
+                self._start(entry, Phase.OPENING)
+        for entry in line:
+            if len(self._running) >= self._max_concurrent_loads:
+                return
+            if entry.phase is Phase.QUEUED:
+                self._start(entry, Phase.PREPARING)
+
+    def _may_open(self, entry: Entry[M]) -> bool:
+        # Its own victims must be gone: a smaller load must not take, one after another, the bytes
+        # that were cleared for a larger one.
+        waits = any(victim.phase in (Phase.LEAVING, Phase.CLOSING) for victim in entry.victims)
+        return not waits and self.limits.allow_beside(self.held, entry.need)
+
+    def _take_leavers(self) -> list[Entry[M]]:
+        """Return the leaving models that nobody uses any more: they close now."""
+        leavers = [entry for entry in self._leaving.values() if not entry.holds]
+        for entry in leavers:
+            entry.phase = Phase.CLOSING
+            del self._leaving[entry.key]
+            if entry.error is None:
+                self._observer.evicted(entry.key, entry.reason)
+        return leavers
+
+    # --- parts of the above ---------------------------------------------------------------------
+
+    def _refuse_hopeless(self, key: ModelKey) -> None:
+        """Raise at once for a model that was measured and cannot fit."""
+        known = self._measured.get(key)
+        if known is not None and known.total_bytes > self.limits.budget_bytes:
+            raise refusal(Verdict.NEVER, key, known, self.limits)
+
+    def _remember(self, key: ModelKey, footprint: Footprint) -> None:
+        self._measured.pop(key, None)
+        self._measured[key] = footprint
+        if len(self._measured) > _MEASURED_LIMIT:
+            del self._measured[next(iter(self._measured))]
+
+    def _start(self, entry: Entry[M], phase: Phase) -> None:
+        entry.phase, entry.victims = phase, ()
+        self._running.add(entry)
+        entry.turn.set_result(None)
+
+    def _settle(self, entry: Entry[M], phase: Phase) -> None:
+        entry.phase = phase
+        entry.settled.set_result(None)
+
+    def _take_back_promises(self) -> None:
+        for entry in self._line.values():
+            if entry.phase is Phase.ADMITTED:
+                entry.phase, entry.victims = Phase.WAITING, ()
+                self.planned.remove(entry.key)
+
+    def _evictable(self) -> tuple[list[ModelKey], list[ModelKey]]:
+        """Return the resident models that are not pinned: the idle and the leased, ranked."""
+        idle: list[Usage] = []
+        leased: list[Usage] = []
+        for key, entry in self.entries.items():
+            if entry.phase is Phase.RESIDENT and key not in self.limits.pinned:
+                (leased if entry.holds else idle).append(
+                    Usage(
+                        key,
+                        self.planned.freed_bytes(key),
+                        entry.load_s,
+                        entry.last_used,
+                        entry.uses,
+                    )
+                )
+        now = self._clock()
+        rank = self._policy.order
+        return [u.key for u in rank(idle, now)], [u.key for u in rank(leased, now)]
+
+    def _tell_change(self) -> None:
+        keys = self.keys()
+        if keys != self._told:
+            self._told = keys
+            self._observer.changed(keys)
+
+
+def no_room(entry: Entry[M], limits: CacheLimits) -> ServeAppError:
+    """Return the error of a request whose time ended before `entry` had its turn."""
+    if entry.phase is Phase.QUEUED:
+        return OverloadedError(f"model {entry.key} had no turn to load in time: try again later")
+    return refusal(Verdict.BUSY, entry.key, entry.need, limits)

@@ -1,0 +1,35 @@
+"""Turns whatever a weird file makes an engine raise into errors that clients are told."""
+
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from serve_app.errors import ModelBrokenError, OverloadedError, ServeAppError
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return `function(*args, **kwargs)`, for steps that prepare, open or warm up a model.
+
+    Raises:
+        ModelBrokenError: anything unexpected, which is logged; the file is to blame
+        OverloadedError: the memory ran out
+    """
+    try:
+        return function(*args, **kwargs)
+    except ServeAppError:
+        raise
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise OverloadedError("there is no memory left for this model now; ask again") from None
+    except Exception as error:
+        logger.warning("a model could not be opened", exc_info=error)
+        raise ModelBrokenError(
+            f"the model cannot be run ({type(error).__name__}); export it again with a current "
+            "Ultralytics, and see this server's log for more"
+        ) from None

@@ -1,0 +1,240 @@
+"""Runs `.onnx` files that Ultralytics exported, with ONNX Runtime."""
+
+import ast
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from ultralytics.nn.autobackend import check_class_names
+from ultralytics.nn.backends.base import BaseBackend
+
+from serve_app.engines import predictors
+from serve_app.engines.base import ModelInfo
+from serve_app.engines.checkpoint import usable_imgsz
+from serve_app.engines.files import VerifiedFiles
+from serve_app.engines.memory import release_free_memory, resident_bytes
+from serve_app.errors import ModelBrokenError
+from serve_app.types import Footprint, ImageArray, ImageResult, PredictParams, Task
+
+logger = logging.getLogger(__name__)
+
+_MAX_FIELD_CHARACTERS = 2**20
+# What a session takes beside its weights: the graph, and memory for one pass over an input pixel.
+_SESSION_BYTES = 16 * 2**20
+_BYTES_PER_PIXEL = 64
+_FATAL_SEVERITY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ExportMetadata:
+    """What Ultralytics wrote into the file when exporting.
+
+    end2end: whether the graph picks the final boxes itself
+    dynamic: whether it takes any input size
+    """
+
+    info: ModelInfo
+    end2end: bool
+    dynamic: bool
+    rtdetr: bool
+    kpt_shape: tuple[int, int] | None
+
+
+class OnnxEngine:
+    """Opens `.onnx` exports on one device."""
+
+    def __init__(self, device: str = "cpu", threads: int = 1) -> None:
+        """Run on `device` ("cpu" or "cuda:n") with `threads` cores per call."""
+        self._device = torch.device(device)
+        self._threads = threads
+        self._verified = VerifiedFiles()
+
+    def verify(self, path: Path) -> Footprint:
+        """Check the file's metadata and estimate its footprint (loader thread).
+
+        Raises:
+            ModelBrokenError: the file is corrupt or no export of Ultralytics
+        """
+        return self._verified.get(path, _inspect)
+
+    def open(self, path: Path) -> "OnnxModel":
+        """Create the session, without a forward pass (loader thread).
+
+        Raises:
+            ModelBrokenError: the file is corrupt or no export of Ultralytics
+        """
+        before = resident_bytes()
+        metadata = read_metadata(path)
+        try:
+            session = onnxruntime.InferenceSession(
+                str(path), self._options(), providers=self._providers()
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+            logger.info("session refused", exc_info=error)
+            raise ModelBrokenError(
+                "the ONNX file is truncated, corrupt or uses unknown operators; export it again"
+            ) from None
+        return OnnxModel(metadata, session, self._device, path.stat().st_size, before)
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _FATAL_SEVERITY
+        # Idle models must not burn the cores that the busy one needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # An arena would keep each model's peak activations for as long as the model is open.
+        options.enable_cpu_mem_arena = False
+        return options
+
+    def _providers(self) -> list[Any]:
+        cuda = "CUDAExecutionProvider"
+        if self._device.type == "cuda" and cuda in onnxruntime.get_available_providers():
+            return [(cuda, {"device_id": self._device.index or 0}), "CPUExecutionProvider"]
+        return ["CPUExecutionProvider"]
+
+
+class OnnxModel:
+    """One session and what its file says of it."""
+
+    def __init__(
+        self,
+        metadata: ExportMetadata,
+        session: Any,
+        device: torch.device,
+        file_bytes: int,
+        resident_before: int,
+    ) -> None:
+        self._session: Any | None = session
+        (pixels, *others) = session.get_inputs()
+        if others or len(pixels.shape) != 4:  # batch, channels, height, width
+            raise ModelBrokenError("the ONNX file takes other inputs than one picture")
+        if isinstance(pixels.shape[0], int) and pixels.shape[0] != 1:
+            raise ModelBrokenError(
+                f"the ONNX file takes {pixels.shape[0]} pictures at once; export it with batch=1"
+            )
+        self._input = pixels.name
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._file_bytes = file_bytes
+        self._resident_before = resident_before
+        self._nbytes = max(file_bytes, resident_bytes() - resident_before)
+        self._info = metadata.info
+        self._backend = predictors.Backend(
+            info=metadata.info,
+            device=device,
+            forward=self._forward,
+            format="onnx",
+            end2end=metadata.end2end,
+            fp16="float16" in pixels.type,
+            dynamic=metadata.dynamic,
+            rtdetr=metadata.rtdetr,
+            kpt_shape=metadata.kpt_shape,
+        )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._session is None else f"{self._nbytes} bytes"
+        return f"<OnnxModel {self._info.task}: {state}>"
+
+    @property
+    def info(self) -> ModelInfo:
+        """Task, class names and input size."""
+        return self._info
+
+    @property
+    def footprint(self) -> Footprint:
+        """What the process grew by, at least the file's size and at most a plausible multiple."""
+        return Footprint(self._nbytes)
+
+    def warm_up(self) -> None:
+        """Run one forward pass at the model's own input size (engine thread)."""
+        predictors.warm_up(self._backend)
+        growth = resident_bytes() - self._resident_before
+        most = 2 * _estimate(self._file_bytes, self._info)
+        # Other threads grow the process too: what it grew by counts only as far as is plausible.
+        self._nbytes = min(max(growth, self._file_bytes), most)
+
+    def predict(
+        self, image: ImageArray, params: PredictParams, *, annotate: bool = False
+    ) -> ImageResult:
+        """Answer for one picture (engine thread).
+
+        Raises:
+            InvalidParameterError: a parameter does not fit this model (class id, input size)
+        """
+        return predictors.predict(self._backend, image, params, annotate=annotate)
+
+    def close(self) -> None:
+        """Give the memory back; the model must not be used afterwards (engine thread)."""
+        self._session = None
+        release_free_memory()
+
+    def _forward(self, pixels: torch.Tensor) -> Any:
+        if self._session is None:
+            raise RuntimeError("the model is closed")
+        raw = self._session.run(self._outputs, {self._input: pixels.cpu().numpy()})
+        tensors = [torch.as_tensor(np.asarray(part)).to(self._backend.device) for part in raw]
+        return tensors[0] if len(tensors) == 1 else tensors
+
+
+def read_metadata(path: Path) -> ExportMetadata:
+    """Return what Ultralytics wrote into the file, read without loading it.
+
+    Raises:
+        ModelBrokenError: there is none, or not what an export has
+    """
+    raw: Mapping[str, str] = BaseBackend.read_metadata(path)
+    if not {"task", "names", "stride", "imgsz"} <= raw.keys():
+        raise ModelBrokenError(
+            "the ONNX file is truncated or was not exported by Ultralytics: it lacks the metadata "
+            "task, names, stride and imgsz; export it with `YOLO('model.pt').export(format='onnx')`"
+        )
+    if raw["task"] not in set(Task):
+        raise ModelBrokenError(
+            f"the task {raw['task'][:40]!r} is not served; supported tasks are {', '.join(Task)}"
+        )
+    try:
+        return parse_metadata(raw)
+    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
+        raise ModelBrokenError("the ONNX file's metadata are malformed; export it again") from None
+
+
+def parse_metadata(raw: Mapping[str, str]) -> ExportMetadata:
+    """Return the metadata of their texts; raise ValueError and the like when malformed. Pure."""
+    arguments = _literal(raw.get("args", "{}"))
+    stride = int(raw["stride"])
+    dynamic = bool(arguments.get("dynamic", False))
+    kpt_shape = _literal(raw["kpt_shape"]) if "kpt_shape" in raw else None
+    info = ModelInfo(
+        task=Task(raw["task"]),
+        names=dict(check_class_names(_literal(raw["names"]))),
+        imgsz=usable_imgsz(_literal(raw["imgsz"]), stride),
+        stride=stride,
+    )
+    return ExportMetadata(
+        info=info,
+        end2end=bool(_literal(raw.get("end2end", "False")) or arguments.get("nms", False)),
+        dynamic=dynamic,
+        rtdetr="RTDETR" in raw.get("head", ""),
+        kpt_shape=None if kpt_shape is None else (int(kpt_shape[0]), int(kpt_shape[1])),
+    )
+
+
+def _literal(text: str) -> Any:
+    if len(text) > _MAX_FIELD_CHARACTERS:
+        raise ValueError("too long")
+    return ast.literal_eval(text)
+
+
+def _inspect(path: Path) -> Footprint:
+    metadata = read_metadata(path)
+    return Footprint(_estimate(path.stat().st_size, metadata.info))
+
+
+def _estimate(file_bytes: int, info: ModelInfo) -> int:
+    height, width = info.imgsz
+    return file_bytes + _SESSION_BYTES + height * width * _BYTES_PER_PIXEL

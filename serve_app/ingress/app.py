@@ -1,0 +1,36 @@
+"""Puts the HTTP API together; nothing here knows of Ray."""
+
+from fastapi import FastAPI
+
+from serve_app.ingress import openapi
+from serve_app.ingress.backend import DetectorBackend
+from serve_app.ingress.limits import IngressLimits
+from serve_app.ingress.problems import ResponseGuard, add_problem_handlers
+from serve_app.ingress.responses import versions
+from serve_app.ingress.routes_models import models_router
+from serve_app.ingress.routes_predict import predict_router
+from serve_app.ingress.routes_status import status_router
+from serve_app.ingress.services import Services
+from serve_app.registry.catalog import Registry
+from serve_app.registry.live import AsyncRegistry
+
+
+def create_api(backend: DetectorBackend, registry: Registry, limits: IngressLimits) -> FastAPI:
+    """Return the API over `backend`, for the models of `registry`, within `limits`."""
+    app = FastAPI(
+        title="serve_app",
+        version=versions().get("serve_app", "unknown"),
+        description=openapi.DESCRIPTION,
+        # /docs is ours: FastAPI's page needs a CDN.
+        docs_url=None,
+        redoc_url=None,
+        # A redirect would send the whole picture twice.
+        redirect_slashes=False,
+    )
+    Services(backend, AsyncRegistry(registry), limits).attach(app)
+    for router in (predict_router(), models_router(), status_router()):
+        app.include_router(router)
+    add_problem_handlers(app)
+    app.add_middleware(ResponseGuard)
+    openapi.describe(app)
+    return app

@@ -1,0 +1,139 @@
+"""The models that exist, and bringing them into memory and out of it."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from serve_app.ingress import openapi
+from serve_app.ingress.limits import Deadline
+from serve_app.ingress.parameters import LIMIT, MAX_PAGE, OFFSET, TIMEOUT, timeout_of
+from serve_app.ingress.problems import json_response
+from serve_app.ingress.services import Services, query_values
+from serve_app.types import ModelSpec, ReplicaReport
+
+Residents = dict[str, list[dict[str, Any]]] | None
+
+
+def models_router() -> APIRouter:
+    """Return the routes below /v1/models that do not predict."""
+    router = APIRouter(tags=["Models"])
+    router.add_api_route(
+        "/v1/models",
+        list_models,
+        summary="List the registered models",
+        **openapi.route(200, "ModelList", LIMIT, OFFSET),
+    )
+    router.add_api_route(
+        "/v1/models/{ref}",
+        show_model,
+        summary="Show one model",
+        **openapi.route(200, "ModelDetails", reference=True),
+    )
+    router.add_api_route(
+        "/v1/models/{ref}/load",
+        load_model,
+        methods=["POST"],
+        summary="Load a model; answered once it is in memory",
+        **openapi.route(200, "Loaded", TIMEOUT, reference=True, works=True),
+    )
+    router.add_api_route(
+        "/v1/models/{ref}/unload",
+        unload_model,
+        methods=["POST"],
+        summary="Take a model out of memory once nobody uses it",
+        **openapi.route(200, "Unloaded", TIMEOUT, reference=True, works=True),
+    )
+    return router
+
+
+async def list_models(request: Request) -> Response:
+    """Sorted by name, then version from the lowest to the highest.
+
+    `resident` is null when the replicas cannot be asked.
+    """
+    services = Services.of(request)
+    page = query_values(request, LIMIT, OFFSET)
+    specs = await services.registry.list()
+    residents = _residents(await services.reports_or_none())
+    start = page.get("offset", 0)
+    shown = specs[start : start + page.get("limit", MAX_PAGE)]
+    return json_response(
+        {"models": [_summary(spec, residents) for spec in shown], "total": len(specs)}
+    )
+
+
+async def show_model(request: Request) -> Response:
+    """The summary that the list has, and all that the model's card says."""
+    services = Services.of(request)
+    query_values(request)
+    key = await services.key_of(request.path_params["ref"])
+    spec = await services.registry.spec(key)
+    residents = _residents(await services.reports_or_none())
+    versions = [
+        other.key.version for other in await services.registry.list() if other.key.name == key.name
+    ]
+    details = {
+        "versions": versions,
+        "architecture": spec.card.architecture,
+        "training": dict(spec.card.training),
+        "evaluation": dict(spec.card.evaluation),
+        "licence": spec.card.licence,
+    }
+    return json_response({**_summary(spec, residents), **details}, headers={"X-Model-Id": str(key)})
+
+
+async def load_model(request: Request) -> Response:
+    """An error tells why the model cannot be loaded."""
+    services = Services.of(request)
+    limit_s = services.limits.request_timeout_s
+    deadline = Deadline(timeout_of(query_values(request, TIMEOUT), limit_s))
+    key = await services.key_of(request.path_params["ref"])
+    await deadline.bound(services.backend.load(key, deadline.left_s), f"loading {key}")
+    took_ms = round(deadline.elapsed_s * 1000, 1)
+    return json_response(
+        {"model": str(key), "state": "resident", "took_ms": took_ms},
+        headers={"X-Model-Id": str(key)},
+    )
+
+
+async def unload_model(request: Request) -> Response:
+    """`replicas` tells on how many it was in memory; 0 is no error."""
+    services = Services.of(request)
+    limit_s = services.limits.request_timeout_s
+    deadline = Deadline(timeout_of(query_values(request, TIMEOUT), limit_s))
+    key = await services.key_of(request.path_params["ref"])
+    count = await deadline.bound(services.backend.unload(key), f"unloading {key}")
+    return json_response(
+        {"model": str(key), "state": "unloaded", "replicas": int(count)},
+        headers={"X-Model-Id": str(key)},
+    )
+
+
+def _residents(reports: list[ReplicaReport] | None) -> Residents:
+    """Return where each model key is in memory."""
+    if reports is None:
+        return None
+    residents: dict[str, list[dict[str, Any]]] = {}
+    for report in reports:
+        for model in report.models:
+            residents.setdefault(model.key, []).append(
+                {"replica_id": report.replica_id, "bytes": model.bytes, "state": model.state}
+            )
+    return residents
+
+
+def _summary(spec: ModelSpec, residents: Residents) -> dict[str, Any]:
+    key, card = str(spec.key), spec.card
+    return {
+        "name": spec.key.name,
+        "version": spec.key.version,
+        "key": key,
+        "description": card.description,
+        "task": None if card.task is None else str(card.task),
+        "classes": list(card.classes),
+        "imgsz": card.imgsz,
+        "source": spec.source,
+        "format": str(spec.format),
+        "size_bytes": spec.size_bytes,
+        "resident": None if residents is None else residents.get(key, []),
+    }

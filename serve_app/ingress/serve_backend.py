@@ -1,0 +1,81 @@
+"""The detectors as the ingress reaches them: a few calls over a Ray Serve handle."""
+
+from typing import Any, TypeVar
+
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.errors import DeadlineExceededError, Failure, OverloadedError, from_failure
+from serve_app.types import ModelKey, PredictRequest, PredictResult, ReplicaReport
+
+T = TypeVar("T")
+
+REPORT_TIMEOUT_S = 5.0
+
+
+class ServeBackend:
+    """Implements DetectorBackend over the handle of the Detector deployment."""
+
+    def __init__(self, handle: DeploymentHandle[Any], *, unload_timeout_s: float) -> None:
+        """Call the Detector through `handle`; an unload waits so long for requests to end."""
+        self._handle = handle
+        self._unload_timeout_s = unload_timeout_s
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        """Answer on a replica that holds the model, if one does.
+
+        Raises:
+            ServeAppError: as the replica said, or overloaded when the queue is full
+        """
+        result: PredictResult = await self._call("predict", request.key, request)
+        return result
+
+    async def load(self, key: ModelKey, timeout_s: float) -> None:
+        """Make a model resident on one replica, the one that holds it already if one does."""
+        await self._call("load", key, key, timeout_s)
+
+    async def unload(self, key: ModelKey) -> int:
+        """Release a model on every replica; return how many held it."""
+        wait_s = self._unload_timeout_s
+        answers = await self._broadcast("unload", key, wait_s, timeout_s=wait_s + REPORT_TIMEOUT_S)
+        return sum(bool(_unwrap(answer)) for answer in answers)
+
+    async def replicas(self) -> list[ReplicaReport]:
+        """Ask every replica for its state; one that dies meanwhile is left out."""
+        reports = await self._broadcast("report", timeout_s=REPORT_TIMEOUT_S)
+        return sorted(
+            (report for report in reports if isinstance(report, ReplicaReport)),
+            key=lambda report: report.replica_id,
+        )
+
+    async def ready(self) -> bool:
+        """Return whether at least one replica answers."""
+        try:
+            return bool(await self.replicas())
+        except DeadlineExceededError:
+            return False
+
+    async def _call(self, method: str, key: ModelKey, *arguments: object) -> Any:  # noqa: ANN401
+        handle = self._handle.options(method_name=method, multiplexed_model_id=str(key))
+        try:
+            return _unwrap(await handle.remote(*arguments))
+        except BackPressureError:
+            raise OverloadedError(
+                "all detector replicas are busy and the queue is full: try again later, "
+                "or raise the number of replicas"
+            ) from None
+
+    async def _broadcast(self, method: str, *arguments: object, timeout_s: float) -> list[Any]:
+        response = self._handle.broadcast(method, *arguments)
+        try:
+            return list(await response.results_async(timeout_s=timeout_s, return_exceptions=True))
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"not every replica answered {method!r} within {timeout_s:g} s: try again"
+            ) from None
+
+
+def _unwrap(answer: T | Failure) -> T:
+    if isinstance(answer, Failure):
+        raise from_failure(answer)
+    return answer

@@ -1,0 +1,124 @@
+"""Brings a model from its source to the device, in two steps: prepare, then open.
+
+Preparing takes no device memory, so it may run while room is still being made; opening does. What
+is cancelled or fails leaves nothing behind: threads are waited for, and what they made is closed.
+The loader knows nothing of budgets, leases or the cache.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve_app.engines.base import Engine, EngineModel
+from serve_app.engines.guard import guarded
+from serve_app.engines.worker import EngineThread, LoaderThreads, settle
+from serve_app.loading.sources.base import Source
+from serve_app.types import Footprint, ModelFormat, ModelKey, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A version whose file is on the local disk and sound.
+
+    estimate: device memory that opening it will take
+    phases_s: seconds spent so far, by phase: fetch, verify
+    """
+
+    spec: ModelSpec
+    path: Path
+    estimate: Footprint
+    phases_s: Mapping[str, float]
+
+
+class LoadedModel:
+    """A model open on the device and warmed up."""
+
+    def __init__(self, model: EngineModel, phases_s: Mapping[str, float]) -> None:
+        """phases_s: seconds by phase: fetch, verify, open, warm_up."""
+        self.model = model
+        self.phases_s = phases_s
+
+    def __repr__(self) -> str:
+        return f"<LoadedModel {self.model!r}>"
+
+    @property
+    def footprint(self) -> Footprint:
+        """What the model really holds."""
+        return self.model.footprint
+
+
+class Loader:
+    """Fetches, verifies, opens, warms up and closes models; belongs to one event loop."""
+
+    def __init__(
+        self,
+        resolve: Callable[[ModelKey], ModelSpec],
+        sources: Mapping[str, Source],
+        engines: Mapping[ModelFormat, Engine],
+        engine_thread: EngineThread,
+        *,
+        loader_threads: int = 2,
+    ) -> None:
+        """Take what is needed; `engine_thread` stays the caller's to close."""
+        self._resolve = resolve
+        self._sources = sources
+        self._engines = engines
+        self._engine_thread = engine_thread
+        self._threads = LoaderThreads(loader_threads)
+
+    async def prepare(self, key: ModelKey) -> Prepared:
+        """Fetch and verify the version; takes no device memory.
+
+        Raises:
+            ModelNotFoundError: no such version, or its source does not have it
+            SourceUnavailableError: the source cannot be reached
+            ModelBrokenError: the file is corrupt, unsafe or no YOLO model
+        """
+        started = time.perf_counter()
+        spec = self._resolve(key)
+        path = await self._sources[spec.source].fetch(spec)
+        fetched = time.perf_counter()
+        verify = self._engines[spec.format].verify
+        estimate = await settle(self._threads.submit(guarded, verify, path))
+        phases_s = {"fetch": fetched - started, "verify": time.perf_counter() - fetched}
+        return Prepared(spec, path, estimate, phases_s)
+
+    async def open(self, prepared: Prepared) -> LoadedModel:
+        """Open the file on the device and warm it up; when cancelled or failed, nothing is left.
+
+        Raises:
+            ModelBrokenError: the file cannot be opened or run
+            OverloadedError: the device has no memory left for it
+        """
+        started = time.perf_counter()
+        opening = self._threads.submit(
+            guarded, self._engines[prepared.spec.format].open, prepared.path
+        )
+        try:
+            model = await settle(opening)
+            opened = time.perf_counter()
+            await self._engine_thread.run(guarded, model.warm_up)
+        except BaseException:
+            await self._close_made(opening)
+            raise
+        warm = time.perf_counter()
+        phases_s = {"open": opened - started, "warm_up": warm - opened}
+        return LoadedModel(model, {**prepared.phases_s, **phases_s})
+
+    async def close(self, loaded: LoadedModel) -> None:
+        """Give the model's memory back, even if the caller is cancelled meanwhile."""
+        await self._engine_thread.run_surely(loaded.model.close)
+
+    async def aclose(self) -> None:
+        """End the loader's own threads."""
+        self._threads.close()
+
+    async def _close_made(self, opening: "Future[EngineModel]") -> None:
+        """Close what an abandoned opening made, if anything."""
+        if opening.cancelled() or opening.exception() is not None:
+            return
+        with suppress(Exception):  # the error that led here is the one to tell
+            await self._engine_thread.run_surely(opening.result().close)

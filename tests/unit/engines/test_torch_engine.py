@@ -1,0 +1,178 @@
+"""Models of one structure share a graph, answer for themselves, and give all memory back."""
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve_app.engines.memory import resident_bytes
+from serve_app.engines.torch_engine import TorchEngine
+from serve_app.errors import InvalidParameterError
+from serve_app.types import ImageArray, PredictParams
+from tests.support.checkpoints import CheckpointFolder, reference
+
+PARAMS = PredictParams(conf=0.3, max_det=30)
+
+
+def test_models_of_one_structure_share_a_graph_and_answer_for_themselves(
+    checkpoints: CheckpointFolder, bus: ImageArray
+) -> None:
+    """In turn, with different pictures' shapes between them."""
+    engine = TorchEngine()
+    paths = [checkpoints("yolo11n", seed=seed, imgsz=96) for seed in (1, 2)]
+    models = [engine.open(path) for path in paths]
+    wide = np.ascontiguousarray(bus.transpose(1, 0, 2))
+
+    assert models[0].footprint.shared.keys() == models[1].footprint.shared.keys()
+    for picture in (bus, wide, bus):
+        for path, model in zip(paths, models, strict=True):
+            result = model.predict(picture, PARAMS)
+            expected = reference(path, picture, conf=0.3, max_det=30)
+            assert result.boxes is not None
+            assert len(result.class_id) > 0
+            np.testing.assert_allclose(result.boxes, expected.boxes.xyxy.numpy(), atol=0.01)
+            np.testing.assert_allclose(result.confidence, expected.boxes.conf.numpy(), atol=1e-5)
+    first, second = (model.predict(bus, PARAMS) for model in models)
+    assert first.confidence.tolist() != second.confidence.tolist()
+    for model in models:
+        model.close()
+
+
+def test_graph_lives_as_long_as_a_model_holds_it(checkpoints: CheckpointFolder) -> None:
+    """Closing the last model frees the graph without waiting for the garbage collector."""
+    engine = TorchEngine()
+    models = [engine.open(checkpoints("tiny-detect", seed=seed)) for seed in (1, 2)]
+    other = engine.open(checkpoints("tiny-end2end"))
+
+    assert len(engine._graphs) == 2
+    models[0].close()
+    assert len(engine._graphs) == 2
+    models[1].close()
+    assert len(engine._graphs) == 1
+    other.close()
+    assert len(engine._graphs) == 0
+
+
+def test_footprint_counts_the_weights_and_one_graph(checkpoints: CheckpointFolder) -> None:
+    """Weights exactly; the graph by a dry run first, then measured by the first warm-up."""
+    engine = TorchEngine()
+    path = checkpoints("yolo11n", imgsz=160)
+
+    estimate = engine.verify(path)
+    model = engine.open(path)
+    model.warm_up()
+
+    (signature, graph_bytes), *others = model.footprint.shared.items()
+    assert not others
+    assert model.footprint.own_bytes == estimate.own_bytes
+    # 2.6 M parameters in fp32.
+    assert model.footprint.own_bytes == pytest.approx(10.5e6, rel=0.02)
+    assert estimate.shared[signature] <= graph_bytes <= 2 * estimate.shared[signature]
+    model.close()
+
+
+def test_weights_are_the_models_own(tmp_path: Path, checkpoints: CheckpointFolder) -> None:
+    """Nothing of the checkpoint's file is needed once it is open."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(checkpoints("tiny-detect").read_bytes())
+    model = TorchEngine().open(path)
+    path.write_bytes(b"\0" * path.stat().st_size)
+    path.unlink()
+
+    model.warm_up()
+
+    model.close()
+
+
+def test_changed_file_is_verified_again(tmp_path: Path, checkpoints: CheckpointFolder) -> None:
+    """A file is known by its path, size and times."""
+    engine = TorchEngine()
+    path = tmp_path / "model.pt"
+    path.write_bytes(checkpoints("tiny-detect").read_bytes())
+    before = engine.verify(path)
+    path.write_bytes(checkpoints("tiny-end2end").read_bytes())
+
+    assert engine.verify(path) != before
+
+
+def test_closed_model_cannot_be_used(checkpoints: CheckpointFolder, bus: ImageArray) -> None:
+    """It holds no weights any more, and says so."""
+    model = TorchEngine().open(checkpoints("tiny-detect"))
+    model.close()
+
+    assert "closed" in repr(model)
+    with pytest.raises(RuntimeError, match="closed"):
+        model.predict(bus, PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (PredictParams(classes=(5,)), "expected 0 to 4"),
+        (PredictParams(classes=(-1,)), "expected 0 to 4"),
+        (PredictParams(conf=1.5), "conf=1.5"),
+        (PredictParams(conf=float("nan")), "conf=nan"),
+        (PredictParams(iou=-0.1), "iou=-0.1"),
+        (PredictParams(max_det=0), "1 to 300"),
+        (PredictParams(max_det=301), "1 to 300"),
+        (PredictParams(imgsz=(16, 640)), "32 to 1920"),
+        (PredictParams(imgsz=(640, 1921)), "32 to 1920"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(
+    params: PredictParams, words: str, checkpoints: CheckpointFolder, bus: ImageArray
+) -> None:
+    """The message names the range."""
+    model = TorchEngine().open(checkpoints("tiny-detect"))
+
+    with pytest.raises(InvalidParameterError, match=words):
+        model.predict(bus, params)
+    model.close()
+
+
+def test_parameters_reach_ultralytics(checkpoints: CheckpointFolder, bus: ImageArray) -> None:
+    """Thresholds, classes, counts and sizes steer the answer, and only this one."""
+    path = checkpoints("yolo11n", imgsz=160)
+    model = TorchEngine().open(path)
+    plain = model.predict(bus, PredictParams(conf=0.2))
+    options = {"conf": 0.5, "iou": 0.4, "max_det": 7, "classes": [int(plain.class_id[0]), 3]}
+
+    result = model.predict(
+        bus,
+        PredictParams(
+            conf=0.5, iou=0.4, max_det=7, classes=(int(plain.class_id[0]), 3), imgsz=(100, 200)
+        ),
+    )
+
+    expected = reference(path, bus, imgsz=[100, 200], **options)
+    assert result.boxes is not None
+    assert 0 < len(result.boxes) <= 7
+    np.testing.assert_allclose(result.boxes, expected.boxes.xyxy.numpy(), atol=0.01)
+    again = model.predict(bus, PredictParams(conf=0.2))
+    assert again.confidence.tolist() == plain.confidence.tolist()
+    model.close()
+
+
+def test_memory_is_given_back(checkpoints: CheckpointFolder) -> None:
+    """The resident set does not climb over 200 loads and evictions of two models."""
+    engine = TorchEngine()
+    paths = [checkpoints("tiny-detect", imgsz=64), checkpoints("tiny-end2end", imgsz=64)]
+    picture = np.full((48, 64, 3), 127, np.uint8)
+    resident: list[int] = []
+
+    for cycle in range(200):
+        model = engine.open(paths[cycle % 2])
+        model.warm_up()
+        model.predict(picture, PARAMS)
+        model.close()
+        del model
+        if cycle == 40:
+            gc.collect()
+        if cycle > 40:
+            resident.append(resident_bytes())
+
+    slope, _ = np.polyfit(np.arange(len(resident)), np.array(resident), 1)
+    # A model that stayed would add 400 kB per cycle.
+    assert slope < 4096, f"the resident set climbs by {slope:.0f} bytes per load"
+    assert max(resident) - min(resident) < 8 * 2**20

@@ -1,0 +1,135 @@
+"""Work in threads is never left running behind a cancelled caller."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from serve_app.engines.worker import EngineThread, LoaderThreads, settle
+
+
+@pytest.fixture
+def engine_thread() -> Iterator[EngineThread]:
+    """An engine thread that is ended after the test."""
+    thread = EngineThread(threads=1)
+    yield thread
+    thread.close()
+
+
+class Gate:
+    """Work that tells when it starts, and ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.started = threading.Event()
+        self.opened = threading.Event()
+        self.ended = False
+
+    def work(self) -> str:
+        """Wait for the gate."""
+        self.started.set()
+        self.opened.wait(10)
+        self.ended = True
+        return "done"
+
+
+async def test_work_returns_and_raises(engine_thread: EngineThread) -> None:
+    """As a plain call would."""
+    assert await engine_thread.run(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        await engine_thread.run(divmod, 7, 0)
+
+
+async def test_all_work_runs_in_one_thread_in_turn(engine_thread: EngineThread) -> None:
+    """Which has torch's thread count set."""
+    idents = await asyncio.gather(*(engine_thread.run(threading.get_ident) for _ in range(5)))
+
+    assert len(set(idents)) == 1
+    assert idents[0] != threading.get_ident()
+    assert await engine_thread.run(torch.get_num_threads) == 1
+
+
+async def test_queued_work_is_dropped_when_cancelled(engine_thread: EngineThread) -> None:
+    """It never runs."""
+    gate = Gate()
+    ran: list[int] = []
+    running = asyncio.create_task(engine_thread.run(gate.work))
+    await asyncio.to_thread(gate.started.wait)
+    queued = asyncio.create_task(engine_thread.run(ran.append, 1))
+    await asyncio.sleep(0)
+
+    queued.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await queued
+    gate.opened.set()
+    assert await running == "done"
+    await engine_thread.run(int)
+    assert ran == []
+
+
+async def test_running_work_is_waited_for_when_cancelled(engine_thread: EngineThread) -> None:
+    """However often it is cancelled: nobody may release what a thread still uses."""
+    gate = Gate()
+    task = asyncio.create_task(engine_thread.run(gate.work))
+    await asyncio.to_thread(gate.started.wait)
+
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+    gate.opened.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert gate.ended
+
+
+async def test_failure_of_abandoned_work_is_not_reported_as_lost(
+    engine_thread: EngineThread,
+) -> None:
+    """Cancellation wins over the error of the work."""
+    gate = Gate()
+
+    def fail() -> None:
+        gate.work()
+        raise ValueError("late")
+
+    task = asyncio.create_task(engine_thread.run(fail))
+    await asyncio.to_thread(gate.started.wait)
+    task.cancel()
+    gate.opened.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_sure_work_runs_although_cancelled_in_the_queue(
+    engine_thread: EngineThread,
+) -> None:
+    """Memory must be given back whatever happens to the one who asked."""
+    gate = Gate()
+    ran: list[int] = []
+    running = asyncio.create_task(engine_thread.run(gate.work))
+    await asyncio.to_thread(gate.started.wait)
+    sure = asyncio.create_task(engine_thread.run_surely(ran.append, 1))
+    await asyncio.sleep(0)
+
+    sure.cancel()
+    await asyncio.sleep(0)
+    gate.opened.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await sure
+    assert ran == [1]
+    await running
+
+
+async def test_loader_threads_keep_out_of_parallel_operators() -> None:
+    """Torch uses one core in each of them."""
+    threads = LoaderThreads(2)
+
+    assert await settle(threads.submit(torch.get_num_threads)) == 1
+
+    threads.close()

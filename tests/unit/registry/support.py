@@ -1,0 +1,52 @@
+"""A clock and sources that do as the test says."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serve_app.types import ModelFormat, ModelKey, ModelSpec
+
+
+def spec(key: str, source: str = "folder") -> ModelSpec:
+    """Return an entry for `key`."""
+    return ModelSpec(ModelKey.parse(key), ModelFormat.PT, source, f"/{key}/model.pt", 1)
+
+
+def put(root: Path, place: str, file: str = "model.pt", content: bytes = b"weights") -> Path:
+    """Write <root>/<place>/<file> and return its path."""
+    folder = root / place
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_bytes(content)
+    return folder / file
+
+
+@dataclass
+class Clock:
+    """A clock that goes when the test says so."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self.now
+
+
+@dataclass
+class FakeSource:
+    """Finds `keys`, or fails with `error`; `on_scan` runs during each scan."""
+
+    keys: list[str] = field(default_factory=list)
+    error: Exception | None = None
+    scans: int = 0
+    on_scan: Callable[[], None] = lambda: None
+
+    def __str__(self) -> str:
+        return "fake source"
+
+    def scan(self) -> Sequence[ModelSpec]:
+        """Return the entries."""
+        self.scans += 1
+        self.on_scan()
+        if self.error is not None:
+            raise self.error
+        return [spec(key) for key in self.keys]

@@ -1,0 +1,132 @@
+"""The model repository: what is found in it and what is left out."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from serve_app.registry.cards import read_card
+from serve_app.registry.folder import FolderSource
+from serve_app.types import ModelCard, ModelFormat, Task
+from tests.unit.registry.support import put
+
+
+def keys(root: Path) -> list[str]:
+    """Return the keys of what one scan finds."""
+    return sorted(str(entry.key) for entry in FolderSource(root).scan())
+
+
+def test_both_formats_are_found(tmp_path: Path) -> None:
+    """With place, size and card."""
+    path = put(tmp_path, "parts/2")
+    put(tmp_path, "parts/2", "model.yaml", b"task: detect\nclasses: [bolt]")
+    put(tmp_path, "codes/1", "model.onnx")
+    codes, parts = sorted(FolderSource(tmp_path).scan(), key=lambda entry: entry.key)
+    assert parts.location == str(path)
+    assert (parts.format, parts.source, parts.size_bytes) == (ModelFormat.PT, "folder", 7)
+    assert (parts.card.task, parts.card.classes) == (Task.DETECT, ("bolt",))
+    assert codes.format is ModelFormat.ONNX
+
+
+def test_pt_is_preferred_to_onnx(tmp_path: Path) -> None:
+    """The one runs on every device, the other may be an export of it."""
+    put(tmp_path, "a/1", "model.onnx")
+    put(tmp_path, "a/1", "model.pt")
+    assert [entry.format for entry in FolderSource(tmp_path).scan()] == [ModelFormat.PT]
+
+
+def test_a_relative_root_gives_absolute_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other processes have other working folders."""
+    put(tmp_path, "models/a/1")
+    monkeypatch.chdir(tmp_path)
+    assert FolderSource(Path("models")).scan()[0].location == str(tmp_path / "models/a/1/model.pt")
+
+
+def test_what_does_not_fit_is_left_out(tmp_path: Path) -> None:
+    """Stray files, odd names, unfinished uploads, folders without a model."""
+    put(tmp_path, "good/1")
+    put(tmp_path, ".", "model.pt")
+    put(tmp_path, "good", "model.pt")
+    put(tmp_path, "good", "2")
+    put(tmp_path, "empty/1", "readme.txt")
+    (tmp_path / "folder/1/model.pt").mkdir(parents=True)
+    for odd in (".hidden/1", "a b/1", "a@1/1", "-a/1", "ä/1", "x" * 129 + "/1"):
+        put(tmp_path, odd)
+    for odd in ("good/.2", "good/3.tmp", "good/4.part", "upload.partial/1", "good/a b"):
+        put(tmp_path, odd)
+    assert keys(tmp_path) == ["good@1"]
+
+
+def test_links_are_followed_unless_they_dangle(tmp_path: Path) -> None:
+    """The repository belongs to the operator, so a link may leave it."""
+    root = tmp_path / "models"
+    put(root, "a/1")
+    outside = put(tmp_path, "elsewhere/7")
+    (root / "b").symlink_to(outside.parent.parent)
+    (root / "c/1").mkdir(parents=True)
+    (root / "c/1/model.pt").symlink_to(outside)
+    (root / "d").symlink_to(tmp_path / "nowhere")
+    (root / "e/1").mkdir(parents=True)
+    (root / "e/1/model.pt").symlink_to(tmp_path / "nowhere")
+    (root / "f").symlink_to(root / "f")
+    assert keys(root) == ["a@1", "b@7", "c@1"]
+
+
+def test_a_pipe_does_not_stop_the_scan(tmp_path: Path) -> None:
+    """Opening one would wait for ever."""
+    put(tmp_path, "a/1")
+    os.mkfifo(tmp_path / "a/1/model.yaml")
+    (tmp_path / "b/1").mkdir(parents=True)
+    os.mkfifo(tmp_path / "b/1/model.pt")
+    assert keys(tmp_path) == ["a@1"]
+
+
+def test_a_folder_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be removed between being listed and being read."""
+    put(tmp_path, "a/1")
+    put(tmp_path, "b/1")
+    scandir = os.scandir
+
+    def fail(path: str) -> object:
+        if path.endswith("/a"):
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    assert keys(tmp_path) == ["b@1"]
+
+
+def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
+    """An empty registry would look as if all models had been removed."""
+    with pytest.raises(OSError, match="nothing"):
+        FolderSource(tmp_path / "nothing").scan()
+
+
+def test_a_card_is_read_once_per_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broken one is complained of once, not every two seconds."""
+    put(tmp_path, "a/1")
+    path = put(tmp_path, "a/1", "model.yaml", b"task: [")
+    source = FolderSource(tmp_path)
+    read: list[Path] = []
+
+    def counted(path: Path) -> ModelCard:
+        read.append(path)
+        return read_card(path)
+
+    monkeypatch.setattr("serve_app.registry.folder.read_card", counted)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert source.scan()[0].card.task is None
+    assert len(read) == len(caplog.records) == 1
+    assert str(path) in caplog.text
+    path.write_bytes(b"task: pose\n")
+    assert source.scan()[0].card.task is Task.POSE
+    path.unlink()
+    assert source.scan()[0].card.task is None

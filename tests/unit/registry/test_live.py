@@ -1,0 +1,108 @@
+"""The registry on an event loop: no request waits for the disk without need."""
+
+import asyncio
+import threading
+
+import pytest
+
+from serve_app.errors import ModelNotFoundError
+from serve_app.registry.catalog import Registry
+from serve_app.registry.live import AsyncRegistry
+from serve_app.types import ModelKey, ModelRef
+from tests.unit.registry.support import Clock, FakeSource
+
+
+class Fixture:
+    """A registry of one source; `gate` holds up its scans while it is clear."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.source = FakeSource(["a@1"], on_scan=self._wait)
+        self.registry = AsyncRegistry(
+            Registry(self.source, refresh_interval_s=2.0, clock=self.clock)
+        )
+
+    def _wait(self) -> None:
+        assert self.gate.wait(5)
+
+
+async def _settled(fixture: Fixture, scans: int) -> None:
+    """Wait until so many scans are done."""
+    async with asyncio.timeout(5):
+        # Polled, since the scan ends in a thread.
+        while fixture.source.scans < scans or fixture.registry.scanning:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def test_the_first_lookup_waits_for_the_first_scan() -> None:
+    """And all that come meanwhile share it."""
+    fixture = Fixture()
+    keys = await asyncio.gather(*(fixture.registry.resolve(ModelRef("a")) for _ in range(20)))
+    assert set(keys) == {ModelKey("a", "1")}
+    assert fixture.source.scans == 1
+    assert (await fixture.registry.spec(keys[0])).key == keys[0]
+    assert len(await fixture.registry.list()) == 1
+    assert fixture.source.scans == 1
+
+
+async def test_under_steady_load_nobody_waits() -> None:
+    """Old news is answered at once while the next scan runs."""
+    fixture = Fixture()
+    await fixture.registry.resolve(ModelRef("a"))
+    fixture.source.keys = ["a@1", "a@2"]
+    fixture.clock.now += 2.5
+    fixture.gate.clear()
+    assert await fixture.registry.resolve(ModelRef("a")) == ModelKey("a", "1")
+    fixture.gate.set()
+    await _settled(fixture, 2)
+    assert await fixture.registry.resolve(ModelRef("a")) == ModelKey("a", "2")
+    assert fixture.source.scans == 2
+
+
+async def test_after_a_pause_the_first_lookup_waits() -> None:
+    """A version that was added an hour ago is not missed."""
+    fixture = Fixture()
+    await fixture.registry.resolve(ModelRef("a"))
+    fixture.source.keys = ["a@2"]
+    fixture.clock.now += 3600
+    assert await fixture.registry.resolve(ModelRef("a")) == ModelKey("a", "2")
+
+
+async def test_a_new_model_is_found_on_its_first_request() -> None:
+    """A miss scans, but not more than four times a second."""
+    fixture = Fixture()
+    await fixture.registry.resolve(ModelRef("a"))
+    fixture.source.keys.append("b@1")
+    fixture.clock.now += 0.1
+    with pytest.raises(ModelNotFoundError):
+        await fixture.registry.resolve(ModelRef("b"))
+    assert fixture.source.scans == 1
+    fixture.clock.now += 0.2
+    assert await fixture.registry.resolve(ModelRef("b")) == ModelKey("b", "1")
+    assert fixture.source.scans == 2
+
+
+async def test_a_flood_of_misses_shares_scans() -> None:
+    """A thousand unknown names cost one scan."""
+    fixture = Fixture()
+    await fixture.registry.resolve(ModelRef("a"))
+    fixture.clock.now += 1
+    calls = (fixture.registry.resolve(ModelRef(f"x{number}")) for number in range(1000))
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(answer, ModelNotFoundError) for answer in answers)
+    assert fixture.source.scans == 2
+
+
+async def test_a_cancelled_lookup_does_not_end_the_scan() -> None:
+    """Others wait for the same one."""
+    fixture = Fixture()
+    fixture.gate.clear()
+    first = asyncio.create_task(fixture.registry.resolve(ModelRef("a")))
+    second = asyncio.create_task(fixture.registry.resolve(ModelRef("a")))
+    await asyncio.sleep(0)
+    first.cancel()
+    fixture.gate.set()
+    assert await second == ModelKey("a", "1")
+    assert fixture.source.scans == 1
