@@ -45,24 +45,24 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "fasteners-n": Recipe(
-        "fasteners", "Washers, nuts, bolts and pins on a line.", 320, 1600, 14, 0.002
+        "fasteners", "Washers, nuts, bolts and pins on a line.", 320, 1600, 11, 0.002
     ),
     "components-n": Recipe(
         "components",
         "Resistors, capacitors, chips and LEDs on a line.",
-        *(320, 1200, 10, 0.0015),
+        *(320, 900, 7, 0.0015),
         start="fasteners-n",
     ),
     "codes-n": Recipe(
         "codes",
         "QR codes, bar codes and Data Matrix codes on a line.",
-        *(320, 1200, 10, 0.0015),
+        *(320, 900, 7, 0.0015),
         start="fasteners-n",
     ),
     "fasteners-s": Recipe(
         "fasteners",
         "Washers, nuts, bolts and pins on a line, in twice the resolution.",
-        *(640, 600, 4, 0.0008),
+        *(640, 400, 3, 0.0008),
         start="fasteners-n",
     ),
 }
@@ -98,28 +98,28 @@ def _half_precision(_: bool, device: str = "cpu") -> torch.autocast:
     return torch.autocast(device, dtype=torch.bfloat16)
 
 
-def _use_all_cores(_: trainer.BaseTrainer) -> None:
-    """Take back the core that Ultralytics leaves free: the pictures are loaded in between."""
-    torch.set_num_threads(os.cpu_count() or 1)
+def train(recipe: Recipe, data: Path, folder: Path, device: str, threads: int) -> Path:
+    """Train on the drawn scenes and return the checkpoint of the last epoch.
 
-
-def train(recipe: Recipe, data: Path, folder: Path, device: str) -> Path:
-    """Train on the drawn scenes and return the checkpoint of the last epoch."""
+    A run that was cut short in the same folder goes on after its last whole epoch.
+    """
+    last = folder / "train" / "weights" / "last.pt"
     trainer.autocast = _half_precision  # type: ignore[attr-defined,assignment]
     source = str(model_path(recipe.start)) if recipe.start else f"{ARCHITECTURE}.yaml"
     model = YOLO(source)
-    model.add_callback("on_train_start", _use_all_cores)
+    # Ultralytics leaves one core free for loaders, which do not run beside training on a CPU.
+    model.add_callback("on_train_start", lambda _: torch.set_num_threads(threads))
     model.train(
         data=str(data), imgsz=recipe.imgsz, epochs=recipe.epochs, device=device,
         project=str(folder), name="train", exist_ok=True, seed=TRAIN_SEED, deterministic=True,
         batch=16, workers=1, cache="ram", plots=False, val=False, verbose=False,
         # Without a warm-up of its rate a head that is new to its classes unlearns the rest.
         optimizer="AdamW", lr0=recipe.rate, cos_lr=True, warmup_epochs=1, warmup_bias_lr=0.0,
-        amp=False, channels_last=True,
+        amp=False, channels_last=True, resume=str(last) if last.exists() else False,
         # Scenes come in every turn already, and a mirrored code is no code.
         mosaic=0.4, close_mosaic=max(2, recipe.epochs // 4), fliplr=0.0, scale=0.3, hsv_h=0.01,
     )  # fmt: skip
-    return folder / "train" / "weights" / "last.pt"
+    return last
 
 
 def train_args(recipe: Recipe) -> dict[str, Any]:
@@ -171,13 +171,13 @@ def card(recipe: Recipe, evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def make(name: str, folder: Path, device: str) -> dict[str, Any]:
+def make(name: str, folder: Path, device: str, threads: int) -> dict[str, Any]:
     """Draw, train, publish and measure the model `name`; returns what was measured."""
     recipe, target = RECIPES[name], model_path(name)
     started = time.monotonic()
     data = draw_data(folder / "data", recipe)
     drawn = time.monotonic()
-    trained = train(recipe, data, folder, device)
+    trained = train(recipe, data, folder, device, threads)
     finished = time.monotonic()
     publish(trained, target, train_args(recipe))
     evaluation = evaluate(target, data, folder, recipe.imgsz, device)
@@ -192,12 +192,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
     parser.add_argument("names", nargs="+", choices=list(RECIPES))
     parser.add_argument("--device", default="cpu", help="device as Ultralytics names it")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", type=Path, help="keep data and logs here")
     args = parser.parse_args()
     for name in args.names:
         with tempfile.TemporaryDirectory() as temporary:
             folder = (args.folder or Path(temporary)).resolve() / name
-            print(f"{name}: {make(name, folder, args.device)}")
+            print(f"{name}: {make(name, folder, args.device, args.threads)}")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from serve_app.types import Footprint, ImageArray, ImageResult, PredictParams, T
 logger = logging.getLogger(__name__)
 
 _MAX_FIELD_CHARACTERS = 2**20
-# What a session takes beside its weights: the graph, and memory for one pass over an input pixel.
-_SESSION_BYTES = 16 * 2**20
-_BYTES_PER_PIXEL = 64
+# A session keeps its weights, some of them laid out once more, and its graph. What a pass needs
+# is given back after it, since there is no arena.
+_SESSION_BYTES = 4 * 2**20
+_WEIGHT_FACTOR = 1.3
 _FATAL_SEVERITY = 4
 
 
@@ -68,8 +69,9 @@ class OnnxEngine:
         Raises:
             ModelBrokenError: the file is corrupt or no export of Ultralytics
         """
-        before = resident_bytes()
         metadata = read_metadata(path)
+        release_free_memory()  # a session in memory freed before would seem to take none
+        before = resident_bytes()
         try:
             session = onnxruntime.InferenceSession(
                 str(path), self._options(), providers=self._providers()
@@ -153,8 +155,9 @@ class OnnxModel:
     def warm_up(self) -> None:
         """Run one forward pass at the model's own input size (engine thread)."""
         predictors.warm_up(self._backend)
+        release_free_memory()
         growth = resident_bytes() - self._resident_before
-        most = 2 * _estimate(self._file_bytes, self._info)
+        most = 2 * _estimate(self._file_bytes)
         # Other threads grow the process too: what it grew by counts only as far as is plausible.
         self._nbytes = min(max(growth, self._file_bytes), most)
 
@@ -231,10 +234,9 @@ def _literal(text: str) -> Any:
 
 
 def _inspect(path: Path) -> Footprint:
-    metadata = read_metadata(path)
-    return Footprint(_estimate(path.stat().st_size, metadata.info))
+    read_metadata(path)
+    return Footprint(_estimate(path.stat().st_size))
 
 
-def _estimate(file_bytes: int, info: ModelInfo) -> int:
-    height, width = info.imgsz
-    return file_bytes + _SESSION_BYTES + height * width * _BYTES_PER_PIXEL
+def _estimate(file_bytes: int) -> int:
+    return int(file_bytes * _WEIGHT_FACTOR) + _SESSION_BYTES

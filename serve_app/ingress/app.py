@@ -15,8 +15,17 @@ from serve_app.registry.catalog import Registry
 from serve_app.registry.live import AsyncRegistry
 
 
-def create_api(backend: DetectorBackend, registry: Registry, limits: IngressLimits) -> FastAPI:
-    """Return the API over `backend`, for the models of `registry`, within `limits`."""
+def create_api(
+    backend: DetectorBackend,
+    registry: Registry,
+    limits: IngressLimits,
+    *,
+    send_request_id: bool = True,
+) -> FastAPI:
+    """Return the API over `backend`, for the models of `registry`, within `limits`.
+
+    send_request_id: False where the server around it sends the header X-Request-Id itself
+    """
     app = FastAPI(
         title="serve_app",
         version=versions().get("serve_app", "unknown"),
@@ -31,6 +40,6 @@ def create_api(backend: DetectorBackend, registry: Registry, limits: IngressLimi
     for router in (predict_router(), models_router(), status_router()):
         app.include_router(router)
     add_problem_handlers(app)
-    app.add_middleware(ResponseGuard)
+    app.add_middleware(ResponseGuard, send_request_id=send_request_id)
     openapi.describe(app)
     return app

@@ -4,7 +4,7 @@ A raw body is one picture, whatever its Content-Type claims: what it is shows in
 A multipart form holds pictures in `file` parts and parameters in the others.
 """
 
-import logging
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
@@ -21,8 +21,6 @@ from serve_app.errors import (
 )
 from serve_app.ingress.images import ACCEPTED
 from serve_app.ingress.limits import IngressLimits
-
-logger = logging.getLogger(__name__)
 
 FILE_FIELD = "file"
 _MULTIPART = "multipart/form-data"
@@ -94,6 +92,8 @@ async def _counted(request: Request, limits: IngressLimits) -> AsyncGenerator[by
         if received > limits.max_body_bytes:
             raise _too_long(limits)
         yield chunk
+        # Chunks that wait already would be parsed without a break: others get a turn.
+        await asyncio.sleep(0)
 
 
 class _Parser(MultiPartParser):

@@ -9,6 +9,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.ingress.app import create_api
 from serve_app.ingress.limits import IngressLimits
 from serve_app.ingress.serve_backend import ServeBackend
+from serve_app.logs import join_serve_logs
 from serve_app.registry.catalog import Registry
 from serve_app.settings import AppArgs
 
@@ -19,6 +20,7 @@ class Ingress:
 
     def __init__(self, args: AppArgs, detector: DeploymentHandle[Any]) -> None:
         """`detector` is the handle that Ray Serve makes of the bound Detector."""
+        join_serve_logs()
         self._args = args
         self._detector = detector
 
@@ -33,4 +35,5 @@ class Ingress:
                 max_images_per_request=self._args.max_images_per_request,
                 request_timeout_s=self._args.request_timeout_s,
             ),
+            send_request_id=False,  # Serve does
         )

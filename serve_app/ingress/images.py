@@ -104,7 +104,8 @@ class _Header(io.BytesIO):
 
 
 def _explain(data: bytes, label: str) -> str:
-    kinds = (kind for start, kind in _OTHERS.items() if data.lstrip().startswith(start))
+    head = data[:64].lstrip()
+    kinds = (kind for start, kind in _OTHERS.items() if head.startswith(start))
     kind = "HEIC, AVIF or a video" if data[4:8] == b"ftyp" else next(kinds, None)
     looks = f": it looks like {kind}" if kind else ""
     return f"{label} is no {ACCEPTED} picture{looks}"

@@ -18,7 +18,9 @@ Every error is a problem document (RFC 9457, `application/problem+json`) with a 
 Every answer carries `X-Request-Id`, the client's own where it sent one.
 """
 
-_WORK_CODES = (
+NOT_READY = "not_ready"
+ASK_CODES = ("overloaded", "deadline_exceeded")
+WORK_CODES = (
     "model_broken",
     "overloaded",
     "source_unavailable",
@@ -42,7 +44,6 @@ def route(
     schema: str,
     *parameters: Parameter,
     reference: bool = False,
-    works: bool = False,
     codes: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Return what describes a route to FastAPI.
@@ -52,10 +53,9 @@ def route(
         schema: the answer's name in the schemas
         parameters: of the query
         reference: whether the path holds a model reference
-        works: whether a replica has to do something, which may fail
-        codes: of further problems
+        codes: of the problems that a request without mistakes may meet
     """
-    known = (*_codes(parameters, reference), *(_WORK_CODES if works else ()), *codes)
+    known = (*_codes(parameters, reference), *codes)
     answer = {"description": "Done", "content": {"application/json": {"schema": _ref(schema)}}}
     return {
         "responses": {status: answer, **_problems(known)},
@@ -65,7 +65,7 @@ def route(
 
 def predict_route(parameters: tuple[Parameter, ...], *, with_reference: bool) -> dict[str, Any]:
     """Return what describes a predict route to FastAPI."""
-    codes = dict.fromkeys((*_codes(parameters, reference=True), *_BODY_CODES, *_WORK_CODES))
+    codes = dict.fromkeys((*_codes(parameters, reference=True), *_BODY_CODES, *WORK_CODES))
     headers = {
         name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()
     }

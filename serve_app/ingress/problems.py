@@ -113,7 +113,10 @@ def add_problem_handlers(app: FastAPI) -> None:
         return from_framework(request, error).response(request_id(request))
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
-        return from_error(InvalidParameterError(str(error)[:500])).response(request_id(request))
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
+        wrong = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        problem = from_error(InvalidParameterError("; ".join(wrong)[:500]))
+        return problem.response(request_id(request))
 
     async def on_disconnect(request: Request, _: Exception) -> Response:
         detail = "the connection was closed before the whole body had arrived"
@@ -129,8 +132,9 @@ def add_problem_handlers(app: FastAPI) -> None:
 class ResponseGuard:
     """Gives every response its request id, and turns a defect of ours into a problem document."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, send_request_id: bool) -> None:
         self._app = app
+        self._send_request_id = send_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
@@ -146,7 +150,8 @@ class ResponseGuard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["X-Request-Id"] = used_id
+                if self._send_request_id:
+                    MutableHeaders(scope=message)["X-Request-Id"] = used_id
             await send(message)
 
         try:

@@ -25,6 +25,7 @@ table { border-collapse: collapse; width: 100%; margin: .3rem 0 1rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0;
          border-bottom: 1px solid var(--line); }
 th { font-weight: 600; } td:first-child { white-space: nowrap; }
+th:nth-child(1) { width: 22%; } th:nth-child(2) { width: 26%; }
 """
 _EXAMPLES = """\
 curl -F file=@photo.jpg -F conf=0.4 {base}/v1/models/NAME/predict

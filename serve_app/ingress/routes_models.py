@@ -34,14 +34,14 @@ def models_router() -> APIRouter:
         load_model,
         methods=["POST"],
         summary="Load a model; answered once it is in memory",
-        **openapi.route(200, "Loaded", TIMEOUT, reference=True, works=True),
+        **openapi.route(200, "Loaded", TIMEOUT, reference=True, codes=openapi.WORK_CODES),
     )
     router.add_api_route(
         "/v1/models/{ref}/unload",
         unload_model,
         methods=["POST"],
         summary="Take a model out of memory once nobody uses it",
-        **openapi.route(200, "Unloaded", TIMEOUT, reference=True, works=True),
+        **openapi.route(200, "Unloaded", TIMEOUT, reference=True, codes=openapi.ASK_CODES),
     )
     return router
 

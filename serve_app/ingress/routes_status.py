@@ -22,7 +22,7 @@ def status_router() -> APIRouter:
         "/v1/replicas",
         list_replicas,
         summary="Show every replica, its budget and its models",
-        **openapi.route(200, "ReplicaList"),
+        **openapi.route(200, "ReplicaList", codes=openapi.ASK_CODES),
     )
     router.add_api_route(
         "/health/live",
@@ -34,7 +34,7 @@ def status_router() -> APIRouter:
         "/health/ready",
         ready,
         summary="Can it answer predict calls now?",
-        **openapi.route(200, "Health", codes=("503",)),
+        **openapi.route(200, "Health", codes=(openapi.NOT_READY,)),
     )
     router.add_api_route("/docs", reference, include_in_schema=False)
     return router
@@ -62,7 +62,7 @@ async def ready(request: Request) -> Response:
         is_ready, reason = False, error.detail
     if is_ready:
         return json_response({"status": "ready"})
-    problem = Problem(503, "not_ready", "Not ready", reason, {"Retry-After": "1"})
+    problem = Problem(503, openapi.NOT_READY, "Not ready", reason, {"Retry-After": "1"})
     return problem.response(request_id(request))
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any, TypeVar
 
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.errors import DeadlineExceededError, Failure, OverloadedError, from_failure
@@ -56,14 +57,22 @@ class ServeBackend:
             return False
 
     async def _call(self, method: str, key: ModelKey, *arguments: object) -> Any:  # noqa: ANN401
+        """Call one replica; when it dies, try once more: every call may be repeated."""
         handle = self._handle.options(method_name=method, multiplexed_model_id=str(key))
-        try:
-            return _unwrap(await handle.remote(*arguments))
-        except BackPressureError:
-            raise OverloadedError(
-                "all detector replicas are busy and the queue is full: try again later, "
-                "or raise the number of replicas"
-            ) from None
+        for last in (False, True):
+            try:
+                return _unwrap(await handle.remote(*arguments))
+            except BackPressureError:
+                raise OverloadedError(
+                    "all detector replicas are busy and the queue is full: try again later, "
+                    "or raise the number of replicas"
+                ) from None
+            except DeploymentUnavailableError:
+                raise OverloadedError("no detector replica could be started") from None
+            except RayActorError:
+                if last:
+                    raise OverloadedError("the detector replicas are being replaced") from None
+        raise AssertionError("unreachable")
 
     async def _broadcast(self, method: str, *arguments: object, timeout_s: float) -> list[Any]:
         response = self._handle.broadcast(method, *arguments)

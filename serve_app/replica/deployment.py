@@ -23,6 +23,7 @@ from serve_app.errors import Failure, ServeAppError
 from serve_app.loading.loader import LoadedModel, Loader, Prepared
 from serve_app.loading.sources.folder import FolderSource
 from serve_app.loading.sources.ultralytics import UltralyticsSource
+from serve_app.logs import join_serve_logs
 from serve_app.metrics import Metrics
 from serve_app.registry.catalog import Registry
 from serve_app.replica.multiplex import MultiplexBridge
@@ -31,7 +32,7 @@ from serve_app.replica.service import PredictService
 from serve_app.settings import AppArgs, DetectorConfig, SettingsError
 from serve_app.types import ModelKey, ModelRef, PredictRequest, PredictResult, ReplicaReport
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 
 class ModelSlot:
@@ -45,6 +46,7 @@ class Detector:
 
     def __init__(self, args: AppArgs) -> None:
         """Open the device; models are loaded when they are asked for."""
+        join_serve_logs()
         self._replica_id = serve.get_replica_context().replica_tag
         self._node_id = ray.get_runtime_context().get_node_id()
         self._device = resolve_device(args.device)

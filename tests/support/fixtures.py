@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from serve_app.types import ImageArray
 from tests.support.checkpoints import BUS, CheckpointFolder
@@ -20,3 +21,9 @@ def bus() -> ImageArray:
     image = cv2.imread(str(BUS))
     assert image is not None
     return np.asarray(image, dtype=np.uint8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_core() -> None:
+    """Small pictures are not worth a second core, and other work may hold it."""
+    torch.set_num_threads(1)

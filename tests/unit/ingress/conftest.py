@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from serve_app.ingress.app import create_api
 from serve_app.ingress.limits import IngressLimits
@@ -49,11 +50,14 @@ def limits() -> IngressLimits:
 
 
 @pytest.fixture
-async def client(
-    backend: FakeBackend, repository: Path, limits: IngressLimits, clock: Clock
-) -> AsyncIterator[httpx.AsyncClient]:
+def api(backend: FakeBackend, repository: Path, limits: IngressLimits, clock: Clock) -> FastAPI:
+    """Return the API as the ingress deployment makes it."""
+    return create_api(backend, Registry(FolderSource(repository), clock=clock), limits)
+
+
+@pytest.fixture
+async def client(api: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """Return a client of the API."""
-    api = create_api(backend, Registry(FolderSource(repository), clock=clock), limits)
     transport = httpx.ASGITransport(api)
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
         yield client

@@ -68,6 +68,7 @@ class FakeBackend:
     unloaded: list[ModelKey] = field(default_factory=list)
     cancelled: int = 0
     is_ready: bool = True
+    draws: bool = True
     asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def _act(self) -> None:
@@ -91,7 +92,8 @@ class FakeBackend:
         )
 
     def _image(self, request: PredictRequest) -> ImageResult:
-        return detection(annotated=picture()) if request.annotate else self.answer()
+        drawn = request.annotate and self.draws
+        return detection(annotated=picture()) if drawn else self.answer()
 
     async def load(self, key: ModelKey, timeout_s: float) -> None:
         """Record the key."""

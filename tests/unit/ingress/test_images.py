@@ -79,6 +79,16 @@ def test_a_cut_header_is_invalid(kind: str) -> None:
             continue
 
 
+def test_a_header_without_end_is_given_up() -> None:
+    """Pillow would walk through a million empty parts for seconds, and keep them all."""
+    size = struct.pack(">IIBBBBB", 10, 10, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", size) + _chunk(b"abCd", b"") * 100_000
+    jpeg = b"\xff\xd8" + b"\xff\xfe\x00\x02" * 100_000
+    for data in (png, jpeg):
+        with pytest.raises(InvalidImageError, match="too many parts"):
+            check_image(data, 64_000_000)
+
+
 @pytest.mark.parametrize(
     ("data", "looks"),
     [

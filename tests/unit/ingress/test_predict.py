@@ -2,9 +2,11 @@
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from serve_app.errors import ModelBrokenError, OverloadedError
@@ -218,6 +220,33 @@ async def test_a_client_that_leaves_cancels_the_call(
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     assert backend.cancelled == 1
+
+
+async def test_many_findings_are_answered_in_full(
+    client: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    """They are turned into JSON in a thread; the answer is the same."""
+    one = detection()
+    assert one.boxes is not None
+    many = replace(
+        one,
+        class_id=np.tile(one.class_id, 150),
+        confidence=np.tile(one.confidence, 150),
+        boxes=np.tile(one.boxes, (150, 1)),
+    )
+    backend.answer = lambda: many
+    content = (await client.post(URL, content=picture())).json()
+    assert len(content["images"][0]["results"]) == 300
+    assert content["images"][0]["results"][298]["name"] == "nut"
+
+
+async def test_a_picture_that_was_not_drawn_is_a_defect(
+    client: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    """An empty JPEG would look like an answer."""
+    backend.draws = False
+    answer = await client.post(f"{URL}?format=image", content=picture())
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
 
 
 async def test_findings_that_are_no_numbers_break_the_model(

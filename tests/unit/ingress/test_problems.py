@@ -5,6 +5,8 @@ import uuid
 
 import httpx
 import pytest
+from fastapi import FastAPI, HTTPException
+from starlette.types import Message
 
 from serve_app.errors import ERRORS
 from tests.unit.ingress.fakes import FakeBackend, picture
@@ -63,6 +65,70 @@ async def test_a_malformed_host_is_harmless(client: httpx.AsyncClient) -> None:
     assert answer.status_code == 404
     assert (await client.get("/docs", headers={"Host": "["})).status_code == 200
     assert (await client.get("/openapi.json", headers={"Host": "["})).status_code == 200
+
+
+async def test_routes_that_others_add_answer_with_problems_too(
+    api: FastAPI, client: httpx.AsyncClient
+) -> None:
+    """FastAPI's own validation and HTTP errors are translated, whoever causes them."""
+
+    async def typed(number: int) -> int:
+        raise HTTPException(400 + number, "no tea")
+
+    api.add_api_route("/typed", typed)
+    answer = await client.get("/typed?number=x")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+    assert answer.json()["detail"].startswith("query.number: ")
+    answer = await client.get("/typed?number=18")
+    assert (answer.status_code, answer.json()["detail"]) == (418, "no tea")
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_the_server_can_start_the_application(api: FastAPI) -> None:
+    """The guard lets through what is no HTTP request."""
+    incoming: list[Message] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent: list[str] = []
+
+    async def receive() -> Message:
+        return incoming.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+
+    await api({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_a_client_that_leaves_during_its_upload_is_no_defect(
+    api: FastAPI, backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody reads the answer, but the log must not cry either."""
+    incoming: list[Message] = [
+        {"type": "http.request", "body": b"\xff\xd8", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return incoming.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": URL, "query_string": b"", "headers": []}
+    await api(scope, receive, send)
+    assert sent[0]["status"] == 499
+    assert not backend.predicted
+    assert not caplog.records
+
+
+async def test_a_time_out_of_the_backend_is_not_the_clients_deadline(
+    client: httpx.AsyncClient, backend: FakeBackend
+) -> None:
+    """Only our own clock gives 504; anything else is a defect to be seen."""
+    backend.error = TimeoutError()
+    answer = await client.post(URL, content=picture())
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
 
 
 async def test_a_defect_is_logged_and_keeps_its_secret(

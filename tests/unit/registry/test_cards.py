@@ -15,7 +15,7 @@ architecture: yolo11n
 task: segment
 classes: [bolt, nut]
 imgsz: 640
-training: {scenes: 2400, start: scratch, date: 2026-01-31, lr: 0.01}
+training: {scenes: 2400, start: scratch, date: 2026-01-31, lr: 0.01, cos: true, note: null}
 evaluation: {map50: 0.97}
 licence: AGPL-3.0-only
 """
@@ -29,7 +29,14 @@ def test_a_full_card_is_typed() -> None:
         task=Task.SEGMENT,
         classes=("bolt", "nut"),
         imgsz=640,
-        training={"scenes": 2400, "start": "scratch", "date": "2026-01-31", "lr": 0.01},
+        training={
+            "scenes": 2400,
+            "start": "scratch",
+            "date": "2026-01-31",
+            "lr": 0.01,
+            "cos": True,
+            "note": None,
+        },
         evaluation={"map50": 0.97},
         licence="AGPL-3.0-only",
     )
