@@ -32,7 +32,7 @@ def _check_classes(classes: tuple[int, ...] | None, info: ModelInfo) -> None:
     for class_id in classes or ():
         if class_id not in info.names:
             raise InvalidParameterError(
-                f"class {class_id} is unknown to this model: expected 0 to {len(info.names) - 1}"
+                f"classes: {class_id} is none of this model's: expected 0 to {len(info.names) - 1}"
             )
 
 

@@ -14,8 +14,7 @@ from typing import Any
 import ray
 from ray import serve
 
-from serve_app.cache.admission import CacheLimits
-from serve_app.cache.model_cache import ModelCache
+from serve_app.cache import CacheLimits, ModelCache
 from serve_app.engines.devices import device_total_bytes, resolve_device
 from serve_app.engines.factory import create_engines
 from serve_app.engines.worker import EngineThread

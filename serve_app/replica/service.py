@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from serve_app.cache.lease import Lease
+from serve_app.cache import Lease
 from serve_app.engines.base import EngineModel
 from serve_app.engines.decoding import decode_image
 from serve_app.engines.worker import EngineThread

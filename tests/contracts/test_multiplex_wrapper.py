@@ -1,6 +1,7 @@
 """The bridge against Ray's real wrapper: what is advertised is what is resident or loading."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,16 +10,31 @@ from ray import serve
 from ray.serve import multiplex
 from ray.serve._private.common import DeploymentID, ReplicaID
 
+from serve_app.cache import CacheLimits, ModelCache, NullObserver
+from serve_app.errors import ModelExceedsBudgetError, OverloadedError
 from serve_app.replica.multiplex import MultiplexBridge
+from serve_app.types import ModelKey
+from tests.unit.cache.fakes import A, B, C, D, FakeLoader, FakeModel, FakePrepared, sizes, spin
 
 
 class Owner:
     """Stands where the Detector stands."""
 
-    @serve.multiplexed(max_num_models_per_replica=-1)
+    @serve.multiplexed(max_num_models_per_replica=-1)  # type: ignore[untyped-decorator]
     async def model_slot(self, key: str) -> object:
         """As the Detector's: returns at once."""
         return object()
+
+
+class Follower(NullObserver):
+    """Tells the bridge what the cache holds, as the Detector does."""
+
+    def __init__(self, bridge: MultiplexBridge) -> None:
+        self._bridge = bridge
+
+    def changed(self, keys: Collection[ModelKey]) -> None:
+        """Pass the keys on."""
+        self._bridge.follow({str(key) for key in keys})
 
 
 class Controller:
@@ -100,3 +116,52 @@ async def test_no_series_per_model_is_left_behind(owner: Owner, controller: Cont
     wrapper = getattr(owner, "__serve_multiplex_wrapper")
     assert not isinstance(wrapper.registered_model_gauge, serve.metrics.Gauge)
     _push(owner)
+
+
+async def test_what_is_advertised_follows_the_cache(owner: Owner, controller: Controller) -> None:
+    """Loads, evictions, failures, refusals and cancellations: the two sets stay equal."""
+    bridge = MultiplexBridge(owner, object)
+    observer = Follower(bridge)
+    loader = FakeLoader({A: sizes(60), B: sizes(60), C: sizes(200), D: sizes(10)}, "open")
+    cache: ModelCache[FakePrepared, FakeModel] = ModelCache(
+        loader, limits=CacheLimits(100), observer=observer
+    )
+
+    async def request(key: ModelKey) -> None:
+        await owner.model_slot(str(key))
+        try:
+            await cache.load(key, timeout_s=5.0)
+        finally:
+            observer.changed(cache.keys())
+
+    def check(*keys: ModelKey) -> None:
+        assert cache.keys() == set(keys)
+        assert bridge.advertised == {str(key) for key in keys}
+
+    first = asyncio.create_task(request(A))
+    await spin()
+    check(A)  # while it loads
+    loader.finish("open", A)
+    await first
+    check(A)
+    second = asyncio.create_task(request(B))
+    await spin()
+    check(B)  # its victim is gone
+    loader.finish("open", B, OverloadedError("the device is full"))
+    with pytest.raises(OverloadedError):
+        await second
+    check()
+    with pytest.raises(ModelExceedsBudgetError):
+        await request(C)
+    check()
+    left = asyncio.create_task(request(D))
+    await spin()
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    check(D)  # its load goes on and will be of use
+    loader.finish("open", D)
+    await spin()
+    check(D)
+    await cache.aclose()
+    check()

@@ -5,6 +5,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 import serve_app.engines  # noqa: F401 - settles the environment before Ultralytics is imported
 from serve_app.types import ImageArray
 
@@ -73,12 +76,15 @@ def build(
             module = type(module)({**module.yaml, "nc": classes}, verbose=False)
         module.task = whole.task
     _excite(module, seed)
+    module.eval()
+    if module.task == "segment":
+        _balance_masks(module, seed)
     module.args = {"imgsz": imgsz, "task": module.task}
-    return module.eval()
+    return module
 
 
 def _excite(module: Any, seed: int) -> None:
-    """Shake batch norms and class biases so that outputs vary and findings have some score."""
+    """Shake batch norms and biases so that outputs vary and findings have some score."""
     generator = torch.Generator().manual_seed(seed)
     for sub in module.modules():
         if isinstance(sub, torch.nn.BatchNorm2d):
@@ -94,6 +100,20 @@ def _excite(module: Any, seed: int) -> None:
         for branch in getattr(head, name, None) or ():
             bias = branch[-1].bias
             bias.data.copy_(torch.randn(bias.shape, generator=generator) - 2.0)
+
+
+def _balance_masks(module: Any, seed: int) -> None:
+    """Mix the mask prototypes so that on a photograph about half of each box is inside."""
+    photo = cv2.resize(np.asarray(cv2.imread(str(BUS))), (160, 224))
+    pixels = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        mean = module(pixels)[0][1].mean((0, 2, 3))
+    mixture = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
+    mixture -= mean * (mixture @ mean) / (mean @ mean)
+    head = module.model[-1]
+    for branch in (*(head.cv4 or ()), *(getattr(head, "one2one_cv4", None) or ())):
+        branch[-1].weight.data.zero_()
+        branch[-1].bias.data.copy_(mixture)
 
 
 def save(module: Any, path: Path, *, stripped: bool = True) -> Path:

@@ -66,4 +66,4 @@ def test_malformed_references_are_refused(reference: object) -> None:
 def test_settings_are_frozen() -> None:
     """Nothing changes a setting after it was read."""
     with pytest.raises(ValueError, match="frozen"):
-        AppArgs().device = "cpu"  # type: ignore[misc]
+        AppArgs().device = "cpu"

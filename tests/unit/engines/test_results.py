@@ -11,7 +11,7 @@ from serve_app.engines.torch_engine import TorchEngine
 from serve_app.types import ImageArray, PredictParams
 from tests.support.checkpoints import CheckpointFolder, build, save
 
-SHAPES = {
+SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "yolo11n": {"boxes": (4,)},
     "yolo11n-seg": {"boxes": (4,)},
     "yolo11n-pose": {"boxes": (4,), "keypoints": (17, 3)},
@@ -50,7 +50,7 @@ def test_every_task_fills_its_own_fields(
         array = getattr(result, name)
         shape = SHAPES[architecture].get(name)
         assert (array is None) == (shape is None)
-        assert array is None or array.shape == (count, *shape)
+        assert array is None or array.shape == (count, *(shape or ()))
     assert (result.polygons is None) == (not architecture.endswith("-seg"))
     assert result.polygons is None or len(result.polygons) == count
     assert set(result.speed_ms) == {"preprocess", "inference", "postprocess"}

@@ -1,0 +1,59 @@
+"""A replica's inside without Ray: real registry, loader, cache and engine, small models."""
+
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from serve_app.cache import CacheLimits, ModelCache
+from serve_app.engines.factory import create_engines
+from serve_app.engines.worker import EngineThread
+from serve_app.loading.loader import LoadedModel, Loader, Prepared
+from serve_app.loading.sources.folder import FolderSource as Files
+from serve_app.registry.catalog import Registry
+from serve_app.registry.folder import FolderSource
+from serve_app.replica.service import PredictService
+from tests.support.checkpoints import STRUCTURES, CheckpointFolder
+from tests.support.fixtures import checkpoints, one_core
+
+__all__ = ["checkpoints", "one_core"]
+
+MODELS = {"first": ("tiny-detect", 1), "second": ("tiny-detect", 2), "third": ("tiny-end2end", 3)}
+"""Name: structure and seed; two of them share a graph."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """The parts that a Detector wires together."""
+
+    cache: ModelCache[Prepared, LoadedModel]
+    service: PredictService
+    repository: Path
+
+
+@pytest.fixture
+async def replica(tmp_path: Path, checkpoints: CheckpointFolder) -> AsyncIterator[Replica]:
+    """A replica over three small models, with room for all."""
+    for name, (structure, seed) in MODELS.items():
+        assert structure in STRUCTURES
+        folder = tmp_path / name / "1"
+        folder.mkdir(parents=True)
+        shutil.copy(checkpoints(structure, seed=seed, imgsz=96), folder / "model.pt")
+    (tmp_path / "broken/1").mkdir(parents=True)
+    (tmp_path / "broken/1/model.pt").write_bytes(b"nothing")
+    thread = EngineThread(1)
+    loader = Loader(
+        Registry(FolderSource(tmp_path)).spec,
+        {"folder": Files()},
+        create_engines("cpu", 1),
+        thread,
+    )
+    cache: ModelCache[Prepared, LoadedModel] = ModelCache(loader, limits=CacheLimits(2**30))
+    service = PredictService(cache, thread, max_image_pixels=1_000_000)
+    yield Replica(cache, service, tmp_path)
+    await cache.aclose()
+    await loader.aclose()
+    service.close()
+    thread.close()
