@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.server import Server, free_port, make_config, serving
-from tests.support.checkpoints import write_malicious_checkpoint
+from tests.support.attack import write_malicious_checkpoint
 
 ROOT = Path(__file__).parents[2]
 DEMO_MODELS = ("fasteners-n", "components-n", "codes-n", "fasteners-s")

@@ -16,18 +16,8 @@ from serve_app.engines.checkpoint import read_model, read_structure, usable_imgs
 from serve_app.engines.torch_engine import TorchEngine
 from serve_app.errors import ModelBrokenError
 from serve_app.types import Task
+from tests.support.attack import Attack
 from tests.support.checkpoints import STRUCTURES, CheckpointFolder, build, save
-
-
-class _Attack:
-    """A value whose unpickling creates a file."""
-
-    def __init__(self, target: Path) -> None:
-        self._command = f"touch {target}"
-
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, (self._command,)
-
 
 READERS = [read_model, read_structure, TorchEngine().verify, TorchEngine().open]
 
@@ -49,7 +39,7 @@ def test_foreign_code_is_named_and_never_run(
     """A pickle that calls os.system is refused by that name, in either container."""
     target = tmp_path / "ran"
     path = tmp_path / "model.pt"
-    torch.save({"model": _Attack(target)}, path, _use_new_zipfile_serialization=not legacy)
+    torch.save({"model": Attack(target)}, path, _use_new_zipfile_serialization=not legacy)
 
     reason = refusal(reader, path)
 
@@ -64,7 +54,7 @@ def test_foreign_code_deep_in_a_real_model_is_refused(
     """An otherwise sound model with one foreign value is refused as a whole."""
     module = build(STRUCTURES["tiny-detect"])
     target = tmp_path / "ran"
-    module.model[0].conv.extra = _Attack(target)
+    module.model[0].conv.extra = Attack(target)
     path = save_unsafely(module, tmp_path / "model.pt")
 
     assert "posix.system" in refusal(reader, path)
@@ -74,7 +64,7 @@ def test_foreign_code_deep_in_a_real_model_is_refused(
 def test_foreign_code_by_an_unusual_opcode_is_refused(tmp_path: Path) -> None:
     """Pickle protocol 4 names globals in another way, which hides nothing."""
     target = tmp_path / "ran"
-    path = rewrite_pickle(tmp_path, pickle.dumps({"model": _Attack(target)}, protocol=4))
+    path = rewrite_pickle(tmp_path, pickle.dumps({"model": Attack(target)}, protocol=4))
 
     assert "posix.system" in refusal(TorchEngine().verify, path)
     assert not target.exists()

@@ -53,7 +53,6 @@ async def test_folder_gives_the_path_itself(tmp_path: Path) -> None:
     assert found == path
 
 
-@pytest.mark.parametrize("make", [lambda _: None, Path.mkdir])
 def test_what_the_package_assumes_forbids_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ultralytics itself stays offline by default; only the operator's word binds this source."""
     monkeypatch.setenv("YOLO_OFFLINE", "true")
@@ -62,6 +61,7 @@ def test_what_the_package_assumes_forbids_no_download(monkeypatch: pytest.Monkey
     assert not downloads_are_forbidden()
 
 
+@pytest.mark.parametrize("make", [lambda _: None, Path.mkdir])
 async def test_folder_tells_when_a_file_has_vanished(
     make: Callable[[Path], None], tmp_path: Path
 ) -> None:
