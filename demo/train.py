@@ -32,7 +32,10 @@ LICENCE = "AGPL-3.0"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained; `start` names the published model it begins from."""
+    """How one model is trained.
+
+    `start` names the published model it begins from; weights move once in `step` pictures.
+    """
 
     line: str
     description: str
@@ -41,6 +44,7 @@ class Recipe:
     epochs: int
     rate: float
     start: str | None = None
+    step: int = 64
 
 
 RECIPES: dict[str, Recipe] = {
@@ -62,8 +66,9 @@ RECIPES: dict[str, Recipe] = {
     "fasteners-s": Recipe(
         "fasteners",
         "Washers, nuts, bolts and pins on a line, in twice the resolution.",
-        *(640, 400, 3, 0.0008),
+        *(640, 400, 4, 0.0008),
         start="fasteners-n",
+        step=16,  # few pictures: more and smaller steps
     ),
 }
 
@@ -112,7 +117,7 @@ def train(recipe: Recipe, data: Path, folder: Path, device: str, threads: int) -
     model.train(
         data=str(data), imgsz=recipe.imgsz, epochs=recipe.epochs, device=device,
         project=str(folder), name="train", exist_ok=True, seed=TRAIN_SEED, deterministic=True,
-        batch=16, workers=1, cache="ram", plots=False, val=False, verbose=False,
+        batch=16, nbs=recipe.step, workers=1, cache="ram", plots=False, val=False, verbose=False,
         # Without a warm-up of its rate a head that is new to its classes unlearns the rest.
         optimizer="AdamW", lr0=recipe.rate, cos_lr=True, warmup_epochs=1, warmup_bias_lr=0.0,
         amp=False, channels_last=True, resume=str(last) if last.exists() else False,

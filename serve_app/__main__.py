@@ -4,23 +4,29 @@ It is Ray's own `serve run`, with two things added: what can be known beforehand
 (preflight.py), and an application that fails to deploy ends the command instead of hanging it.
 """
 
+import contextlib
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import psutil
 import ray
 from ray import serve
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.serve.scripts import cli
 
 from serve_app import preflight
 from serve_app.settings import SettingsError
 
 POLL_INTERVAL_S = 0.5
+PATIENCE_S = 30.0
+_ERROR_LINE = re.compile(r"[\w.]+(?:Error|Exception): (.+)")
+STRAGGLERS_TIMEOUT_S = 5.0
 
 
 class Watcher(threading.Thread):
@@ -36,13 +42,14 @@ class Watcher(threading.Thread):
 
     def run(self) -> None:
         """Poll Serve's status until it is decided."""
+        patient_until = time.monotonic() + PATIENCE_S
         while True:
             time.sleep(POLL_INTERVAL_S)
             states = serve.status().applications
             watched = [states[name] for name in self._applications if name in states]
             for state in watched:
                 if state.status == ApplicationStatus.DEPLOY_FAILED:
-                    self.failure = last_line(state.message)
+                    self.failure = reason(messages(state))
                     os.kill(os.getpid(), signal.SIGINT)
                     return
             if len(watched) == len(self._applications) and all(
@@ -50,19 +57,43 @@ class Watcher(threading.Thread):
             ):
                 say(f"{self._models} models at {self._url} (API reference: {self._url}/docs)")
                 return
+            if time.monotonic() > patient_until:
+                patient_until += PATIENCE_S
+                say("still starting: " + reason([m for s in watched for m in messages(s)]))
 
 
-def last_line(message: str) -> str:
-    """Return the line of a deployment failure's message that says what was wrong."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    errors = [line for line in lines if "Error: " in line]
-    return (errors or lines or ["no reason was given; see the logs above"])[-1]
+def messages(state: ApplicationStatusOverview) -> list[str]:
+    """Return what Serve says of an application and its deployments."""
+    return [state.message, *(deployment.message for deployment in state.deployments.values())]
+
+
+def reason(said: Iterable[str]) -> str:
+    """Return the line of a failed deployment's messages that says what was wrong.
+
+    Serve's messages hold whole stack traces, the one of the cause last.
+    """
+    lines = [line.strip() for message in said for line in message.splitlines()]
+    errors = [match[1] for line in lines if (match := _ERROR_LINE.fullmatch(line))]
+    return (errors or [line for line in lines if line] or ["nothing was said; see the log above"])[
+        -1
+    ]
 
 
 def say(text: str) -> None:
     """Write one line for the person at the terminal."""
     sys.stderr.write(f"serve_app: {text}\n")
     sys.stderr.flush()
+
+
+def end_ray() -> None:
+    """Stop Ray and wait for every process that this one started; end those that hang."""
+    started = psutil.Process().children(recursive=True)
+    ray.shutdown()
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        _, left = psutil.wait_procs(started, timeout=STRAGGLERS_TIMEOUT_S)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                end(process)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -87,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, SystemExit):
         pass
     finally:
-        ray.shutdown()
+        end_ray()
     if watcher.failure is not None:
         say(f"cannot start: {watcher.failure}")
         return 1

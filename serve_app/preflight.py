@@ -21,8 +21,10 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
+from serve_app.errors import ServeAppError
 from serve_app.registry.catalog import Registry
 from serve_app.settings import AppArgs, DetectorConfig, SettingsError
+from serve_app.types import ModelRef
 
 IMPORT_PATH = "serve_app.app:build"
 DEPLOYMENTS = ("Detector", "Ingress")
@@ -105,22 +107,37 @@ def _prefixed(where: str, check: Any) -> None:  # noqa: ANN401
 
 
 def check_models(config: Mapping[str, Any]) -> int:
-    """Return how many models the applications offer; raise SettingsError when there is none."""
+    """Return how many models the applications offer.
+
+    Raises:
+        SettingsError: there is none, or a pinned or preloaded one does not exist
+    """
     total = 0
     for application in config["applications"]:
         if application.get("import_path") != IMPORT_PATH:
             continue
         args = AppArgs.parse(application.get("args"))
         registry = Registry.from_settings(args)
-        registry.refresh()
         found = len(registry.list())
         if not found:
             raise SettingsError(
                 f"args.repository: no model in {args.repository}: put one at "
                 f"{args.repository}/<name>/<version>/model.pt"
             )
+        for deployment in application.get("deployments") or ():
+            if deployment.get("name") == "Detector":
+                _check_named(DetectorConfig.parse(deployment.get("user_config")), registry)
         total += found
     return total
+
+
+def _check_named(config: DetectorConfig, registry: Registry) -> None:
+    for setting in ("pinned", "preload"):
+        try:
+            for reference in getattr(config, setting):
+                registry.resolve(ModelRef.parse(reference))
+        except ServeAppError as error:
+            raise SettingsError(f"Detector.user_config.{setting}: {error.detail}") from None
 
 
 def check_port(host: str, port: int) -> None:

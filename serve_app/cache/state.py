@@ -169,11 +169,11 @@ class CacheState(Generic[M]):
     def _let_stay(self) -> None:
         """Keep models that are still in use and for which there is room after all."""
         for key, entry in list(self._leaving.items()):
-            rejected = entry.error is not None
-            if self.ending or rejected or entry.unloads or not entry.holds:
+            if self.ending or entry.error is not None or not entry.holds:
                 continue
             pinned = key in self.limits.pinned
-            if pinned or self.limits.allow_beside(self.planned, entry.need):
+            has_room = self.limits.allow_beside(self.planned, entry.need)
+            if pinned or (has_room and not entry.unloads):
                 del self._leaving[key]
                 self.planned.add(key, entry.need)
                 entry.stay()

@@ -6,6 +6,7 @@ Everything here reads; nothing is unpickled, so any bytes may be handed in.
 import pickletools
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from serve_app.errors import ModelBrokenError
@@ -16,23 +17,25 @@ _HEAD_BYTES = 512
 _RESAVE = "save it again with a current Ultralytics: `YOLO('old.pt').save('new.pt')`"
 
 
+def check_archive(path: Path) -> None:
+    """Check the zip directory of a checkpoint.
+
+    Raises:
+        ModelBrokenError: the file is no well-formed archive of `torch.save`; the detail says what
+    """
+    with _opened(path) as archive:
+        _find_pickle(archive, path.stat().st_size)
+
+
 def read_globals(path: Path) -> frozenset[str]:
     """Return the dotted names that the checkpoint's pickle would import.
 
     Raises:
         ModelBrokenError: the file is no well-formed archive of `torch.save`
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return frozenset(pickle_globals(_read_pickle(archive, path.stat().st_size)))
-    except zipfile.BadZipFile:
-        raise ModelBrokenError(_why_not_zip(path)) from None
-    except (NotImplementedError, RuntimeError, ValueError, EOFError, zipfile.LargeZipFile):
-        raise ModelBrokenError(
-            "the checkpoint is corrupt: its contents cannot be read; copy or export it again"
-        ) from None
-    except OSError as error:
-        raise ModelBrokenError(f"the checkpoint cannot be read: {error.strerror}") from None
+    with _opened(path) as archive:
+        entry = _find_pickle(archive, path.stat().st_size)
+        return frozenset(pickle_globals(archive.read(entry)))
 
 
 def check_records(path: Path) -> None:
@@ -64,7 +67,23 @@ def pickle_globals(data: bytes) -> Iterator[str]:
             strings.append(argument)
 
 
-def _read_pickle(archive: zipfile.ZipFile, file_bytes: int) -> bytes:
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open the archive; whatever damage zipfile and pickletools meet becomes a plain reason."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except zipfile.BadZipFile:
+        raise ModelBrokenError(_why_not_zip(path)) from None
+    except (NotImplementedError, RuntimeError, ValueError, EOFError, zipfile.LargeZipFile):
+        raise ModelBrokenError(
+            "the checkpoint is corrupt: its contents cannot be read; copy or export it again"
+        ) from None
+    except OSError as error:
+        raise ModelBrokenError(f"the checkpoint cannot be read: {error.strerror}") from None
+
+
+def _find_pickle(archive: zipfile.ZipFile, file_bytes: int) -> zipfile.ZipInfo:
     entries = archive.infolist()
     names = {entry.filename.split("/", 1)[-1] for entry in entries}
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
@@ -81,7 +100,7 @@ def _read_pickle(archive: zipfile.ZipFile, file_bytes: int) -> bytes:
             f"the checkpoint's structure takes {pickles[0].file_size} bytes, "
             f"more than the {_MAX_PICKLE_BYTES} of any YOLO model"
         )
-    return archive.read(pickles[0])
+    return pickles[0]
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], file_bytes: int) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from ultralytics.nn import tasks
 from ultralytics.nn.autobackend import check_class_names
 
-from serve_app.engines.archive import read_globals
+from serve_app.engines.archive import check_archive, read_globals
 from serve_app.engines.base import ModelInfo
 from serve_app.errors import ModelBrokenError
 from serve_app.types import Task
@@ -33,7 +33,7 @@ _TASKS: dict[type[nn.Module], Task] = {
     tasks.ClassificationModel: Task.CLASSIFY,
 }
 _CACHES = {"anchors", "strides", "shape", "valid_mask", "shapes"}
-_KNOWN_PACKAGES = {"torch", "collections", "ultralytics", "numpy", "pathlib", "torchvision"}
+_DAMAGED = "the checkpoint is truncated or corrupt; copy it again"
 _DEFAULT_IMGSZ = 640
 _MAX_IMGSZ = 8192
 _MAX_EXPANSION = 8
@@ -41,17 +41,27 @@ _MAX_PLAIN_TENSOR = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A checkpoint as a fused fp32 module in evaluation mode, and what it says of itself.
+class Description:
+    """What a checkpoint says of itself.
 
+    end2end: whether its head picks the final boxes itself
+    rtdetr: whether it is an RT-DETR, whose boxes are decoded in another way
     transforms: the preprocessing that a classification checkpoint carries, None elsewhere
     """
 
-    module: nn.Module
     info: ModelInfo
     end2end: bool
+    rtdetr: bool
     kpt_shape: tuple[int, int] | None
     transforms: object | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint as a fused fp32 module in evaluation mode."""
+
+    module: nn.Module
+    description: Description
 
 
 def read_model(path: Path) -> Checkpoint:
@@ -83,7 +93,7 @@ def _read(path: Path, device: str) -> Checkpoint:
                 _read_plain_tensors(sub, path)
         _check_size(module, path.stat().st_size)
         module = _fuse(module, device)
-        return _describe(module, task, content)
+        return Checkpoint(module, _describe(module, task, content))
     except ModelBrokenError:
         raise
     except MemoryError:
@@ -98,15 +108,15 @@ def _read(path: Path, device: str) -> Checkpoint:
 
 def _unpickle(path: Path, device: str) -> Any:
     """Load through the restricted unpickler, which refuses all names but the allowed ones."""
-    names = read_globals(path)
+    check_archive(path)
+    names = _scan(path)
     if "ultralytics.nn.text_model.CLIP" in names:
         raise ModelBrokenError(f"the model needs a text encoder; {_supported()}")
-    _refuse_unscannable(path, names)
     # Entering allows, for the life of the process and under Ultralytics' own lock, those model
     # classes that this file names; the rest marks this thread only, so loads may run at once.
     # `torch_safe_load` would patch sys.modules around the whole load, and hold a lock over it.
     with tasks._SafeLoad.loading(path):
-        _refuse_foreign(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        _refuse_foreign(names - (tasks._SafeLoad._registry or {}).keys())
         try:
             return torch.load(path, map_location=device, weights_only=True)
         except pickle.UnpicklingError as error:
@@ -116,19 +126,18 @@ def _unpickle(path: Path, device: str) -> Any:
             ) from None
         except (EOFError, RuntimeError) as error:
             logger.info("checkpoint unreadable", exc_info=error)
-            raise ModelBrokenError(
-                "the checkpoint is truncated or corrupt; copy it again"
-            ) from None
+            raise ModelBrokenError(_DAMAGED) from None
 
 
-def _refuse_unscannable(path: Path, names: frozenset[str]) -> None:
+def _scan(path: Path) -> set[str]:
+    """Return the names in the pickle that torch does not allow by itself."""
     try:
-        torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception as error:  # opcodes that torch.save never writes, or an unreadable archive
         logger.info("checkpoint unreadable", exc_info=error)
-        foreign = [name for name in names if name.split(".", 1)[0] not in _KNOWN_PACKAGES]
-        _refuse_foreign(foreign)
-        raise ModelBrokenError("the checkpoint is truncated or corrupt; copy it again") from None
+    known = {"torch", "collections", "ultralytics", "numpy", "pathlib", "torchvision"}
+    _refuse_foreign({name for name in read_globals(path) if name.split(".", 1)[0] not in known})
+    raise ModelBrokenError(_DAMAGED)
 
 
 def _refuse_foreign(names: Iterable[str]) -> None:
@@ -224,7 +233,7 @@ def _fuse(module: Any, device: str) -> nn.Module:
     return fused
 
 
-def _describe(module: nn.Module, task: Task, content: dict[str, Any]) -> Checkpoint:
+def _describe(module: nn.Module, task: Task, content: dict[str, Any]) -> Description:
     attributes: Any = module
     stride = max(int(attributes.stride.max()), 32)
     kpt_shape = tuple(attributes.kpt_shape) if task is Task.POSE else None
@@ -236,10 +245,10 @@ def _describe(module: nn.Module, task: Task, content: dict[str, Any]) -> Checkpo
         imgsz=usable_imgsz(imgsz, stride),
         stride=stride,
     )
-    return Checkpoint(
-        module=module,
+    return Description(
         info=info,
         end2end=bool(getattr(module, "end2end", False)),
+        rtdetr=type(module) is tasks.RTDETRDetectionModel,
         kpt_shape=kpt_shape,
         transforms=getattr(module, "transforms", None) if task is Task.CLASSIFY else None,
     )

@@ -8,18 +8,19 @@ from serve_app.types import Footprint
 
 _CAPACITY = 4096
 
-_Identity = tuple[str, int, int, int]
+FileIdentity = tuple[str, int, int, int]
+"""Path, size, modification time and inode: a file that was changed in any way is another."""
 
 
 class VerifiedFiles:
-    """Footprints by file; a file that was changed in any way is another file."""
+    """Footprints by file."""
 
     def __init__(self) -> None:
-        self._footprints: dict[_Identity, Footprint] = {}
+        self._footprints: dict[FileIdentity, Footprint] = {}
 
     def get(self, path: Path, inspect: Callable[[Path], Footprint]) -> Footprint:
         """Return what `inspect(path)` found, now or before."""
-        identity = _identify(path)
+        identity = identify(path)
         footprint = self._footprints.get(identity)
         if footprint is None:
             footprint = inspect(path)
@@ -29,7 +30,12 @@ class VerifiedFiles:
         return footprint
 
 
-def _identify(path: Path) -> _Identity:
+def identify(path: Path) -> FileIdentity:
+    """Return what tells this file from all others on this machine.
+
+    Raises:
+        SourceUnavailableError: there is no such file any more
+    """
     try:
         status = path.stat()
     except OSError as error:

@@ -1,18 +1,16 @@
 """Runs `.pt` checkpoints with PyTorch; models of one structure share one graph."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from ultralytics.nn.modules.head import RTDETRDecoder
 
 from serve_app.engines import predictors
 from serve_app.engines.archive import check_records
 from serve_app.engines.base import ModelInfo
-from serve_app.engines.checkpoint import Checkpoint, read_model, read_structure
-from serve_app.engines.files import VerifiedFiles
+from serve_app.engines.checkpoint import Description, read_model, read_structure
+from serve_app.engines.costs import GraphCosts
+from serve_app.engines.files import FileIdentity, VerifiedFiles, identify
 from serve_app.engines.graphs import (
     Graph,
     GraphPool,
@@ -22,56 +20,27 @@ from serve_app.engines.graphs import (
     take_tensors,
 )
 from serve_app.engines.memory import ActivationPeak, release_free_memory, resident_bytes
-from serve_app.engines.weights import Weights, weight_bytes
+from serve_app.engines.prepared import PreparedWeights
+from serve_app.engines.weights import Weights, lay_out
 from serve_app.types import Footprint, ImageArray, ImageResult, PredictParams
 
-logger = logging.getLogger(__name__)
-
-_FALLBACK_BYTES_PER_PIXEL = 256
-
-
-class GraphCosts:
-    """Bytes that graphs need beyond weights, by signature: estimated, then measured once."""
-
-    def __init__(self) -> None:
-        self._bytes: dict[str, int] = {}
-        self._measured: set[str] = set()
-
-    def __getitem__(self, signature: str) -> int:
-        return self._bytes[signature]
-
-    def needs_measuring(self, signature: str) -> bool:
-        """Whether no model of this graph has been warmed up yet."""
-        return signature not in self._measured
-
-    def estimate(self, signature: str, skeleton: nn.Module, info: ModelInfo) -> int:
-        """Return the known bytes, or the peak of a pass on the meta device, which costs none.
-
-        The skeleton keeps meta tensors from that pass: it must not be run for answers.
-        """
-        if signature not in self._bytes:
-            self._bytes[signature] = _dry_run(skeleton, info)
-        return self._bytes[signature]
-
-    def assume(self, signature: str, info: ModelInfo) -> None:
-        """Put in a rough figure where there was no estimate."""
-        self._bytes.setdefault(signature, _rough_bytes(info))
-
-    def measure(self, signature: str, nbytes: int) -> None:
-        """Take the measured bytes for good."""
-        self._bytes[signature] = nbytes
-        self._measured.add(signature)
+_SPARE_GRAPHS = 8
 
 
 class TorchEngine:
     """Opens `.pt` checkpoints on one device, in fp32."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        """Run on `device`: "cpu" or "cuda:n"."""
+    def __init__(self, device: str = "cpu", *, prepared_dir: Path | None = None) -> None:
+        """Run on `device`: "cpu" or "cuda:n".
+
+        prepared_dir: where folded weights are kept for opening a known file again in milliseconds;
+            None keeps none, and then no graph outlives its models either
+        """
         self._device = torch.device(device)
-        self._graphs = GraphPool()
+        self._graphs = GraphPool(spare=0 if prepared_dir is None else _SPARE_GRAPHS)
         self._costs = GraphCosts()
         self._verified = VerifiedFiles()
+        self._prepared = PreparedWeights(prepared_dir)
 
     def verify(self, path: Path) -> Footprint:
         """Check the file without running it and estimate its footprint (loader thread).
@@ -87,23 +56,40 @@ class TorchEngine:
         Raises:
             ModelBrokenError: the file is corrupt, unsafe or no YOLO model
         """
-        checkpoint = read_model(path)
-        tensors = take_tensors(checkpoint.module)
-        move_plain_tensors(checkpoint.module, self._device)
-        graph = self._graphs.adopt(checkpoint.module)
-        weights = Weights(tensors, self._device, channels_last=_channels_last(self._device))
-        self._costs.assume(graph.signature, checkpoint.info)
-        return TorchModel(checkpoint, graph, weights, self._costs, self._device)
+        identity = identify(path)
+        return self._open_prepared(identity) or self._open_checkpoint(path, identity)
 
     def _inspect(self, path: Path) -> Footprint:
         checkpoint = read_structure(path)
         check_records(path)
         skeleton = checkpoint.module
-        own_bytes = weight_bytes(take_tensors(skeleton))
+        own_bytes = lay_out(take_tensors(skeleton), channels_last=False).nbytes
         signature = sign(skeleton)
-        graph_bytes = self._costs.estimate(signature, skeleton, checkpoint.info)
+        self._costs.estimate(signature, skeleton, checkpoint.description.info)
         dismantle(skeleton)
-        return Footprint(own_bytes, {signature: graph_bytes})
+        return Footprint(own_bytes, {signature: self._costs[signature]})
+
+    def _open_prepared(self, identity: FileIdentity) -> "TorchModel | None":
+        recipe = self._prepared.recipe(identity)
+        graph = None if recipe is None else self._graphs.get(recipe.signature)
+        if recipe is None or graph is None:
+            return None
+        block = self._prepared.read(identity, recipe)
+        if block is None:
+            return None
+        weights = Weights(recipe.layout, block).to(self._device)
+        return TorchModel(recipe.description, graph, weights, self._costs, self._device)
+
+    def _open_checkpoint(self, path: Path, identity: FileIdentity) -> "TorchModel":
+        checkpoint = read_model(path)
+        tensors = take_tensors(checkpoint.module)
+        move_plain_tensors(checkpoint.module, self._device)
+        graph = self._graphs.adopt(checkpoint.module)
+        weights = Weights.pack(tensors, channels_last=_is_channels_last(self._device))
+        self._prepared.keep(identity, checkpoint.description, graph.signature, weights)
+        self._costs.assume(graph.signature, checkpoint.description.info)
+        weights = weights.to(self._device)
+        return TorchModel(checkpoint.description, graph, weights, self._costs, self._device)
 
 
 class TorchModel:
@@ -111,37 +97,36 @@ class TorchModel:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        description: Description,
         graph: Graph,
         weights: Weights,
         costs: GraphCosts,
         device: torch.device,
     ) -> None:
-        self._info = checkpoint.info
         self._graph: Graph | None = graph
         self._weights = weights
         self._costs = costs
         self._signature = graph.signature
-        self._nbytes = weights.nbytes
+        self._nbytes = weights.layout.nbytes
         self._backend = predictors.Backend(
-            info=checkpoint.info,
+            info=description.info,
             device=device,
             forward=self._forward,
             format="pt",
-            end2end=checkpoint.end2end,
-            rtdetr=_is_rtdetr(checkpoint.module),
-            kpt_shape=checkpoint.kpt_shape,
-            transforms=checkpoint.transforms,
+            end2end=description.end2end,
+            rtdetr=description.rtdetr,
+            kpt_shape=description.kpt_shape,
+            transforms=description.transforms,
         )
 
     def __repr__(self) -> str:
         state = "closed" if self._graph is None else f"{self._nbytes} bytes"
-        return f"<TorchModel {self._info.task} on graph {self._signature}: {state}>"
+        return f"<TorchModel {self.info.task} on graph {self._signature}: {state}>"
 
     @property
     def info(self) -> ModelInfo:
         """Task, class names and input size."""
-        return self._info
+        return self._backend.info
 
     @property
     def footprint(self) -> Footprint:
@@ -149,13 +134,12 @@ class TorchModel:
         return Footprint(self._nbytes, {self._signature: self._costs[self._signature]})
 
     def warm_up(self) -> None:
-        """Run one forward pass at the model's own input size (engine thread)."""
-        if self._costs.needs_measuring(self._signature):
-            nbytes = self._measured_warm_up()
-            self._costs.measure(self._signature, nbytes)
-            logger.info("graph %s needs %d bytes", self._signature, nbytes)
-        else:
-            predictors.warm_up(self._backend)
+        """Run a forward pass, unless the graph has done it for this input size (engine thread).
+
+        Models of one graph differ in numbers only: once one of them ran, nothing is left to warm.
+        """
+        if not self._costs.is_measured(self._signature, self.info):
+            self._costs.measure(self._signature, self.info, self._measured_warm_up())
 
     def predict(
         self, image: ImageArray, params: PredictParams, *, annotate: bool = False
@@ -198,30 +182,10 @@ class TorchModel:
         return max(peak_bytes, min(growth, 2 * peak_bytes))
 
 
-def _is_rtdetr(module: Any) -> bool:
-    return isinstance(module.model[-1], RTDETRDecoder)
-
-
-def _channels_last(device: torch.device) -> bool:
+def _is_channels_last(device: torch.device) -> bool:
     """Whether Ultralytics lays out native models channels-last here, which changes roundings."""
     return device.type == "cpu" and bool(torch.backends.mkldnn.enabled) and _has_onednn()
 
 
 def _has_onednn() -> bool:
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-
-
-def _dry_run(skeleton: nn.Module, info: ModelInfo) -> int:
-    known = [*skeleton.parameters(), *skeleton.buffers()]
-    try:
-        with torch.inference_mode(), ActivationPeak(known) as peak:
-            skeleton(torch.empty(1, 3, *info.imgsz, device="meta"))
-    except (NotImplementedError, RuntimeError) as error:  # operators without a meta version
-        logger.debug("no dry run", exc_info=error)
-        return _rough_bytes(info)
-    return int(peak.peak_bytes)
-
-
-def _rough_bytes(info: ModelInfo) -> int:
-    height, width = info.imgsz
-    return height * width * _FALLBACK_BYTES_PER_PIXEL

@@ -4,6 +4,7 @@ One block instead of some hundred allocations: opening is one copy to the device
 all of it back at once, where the C library would keep what is scattered over its heap.
 """
 
+import math
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,33 +25,45 @@ class _Place:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where in a block of `nbytes` bytes each tensor lies, by its name in the graph."""
+
+    places: Mapping[str, _Place]
+    nbytes: int
+
+
 class Weights:
     """The tensors of one model by their names in the graph; owns their memory."""
 
-    def __init__(
-        self, tensors: Mapping[str, torch.Tensor], device: torch.device, *, channels_last: bool
-    ) -> None:
-        """Copy `tensors` into one block on `device`; tensors that are one object stay one."""
-        places, self.nbytes = _lay_out(tensors, channels_last=channels_last)
-        block = _allocate(self.nbytes)
-        for name, place in places.items():
-            _view(block, place).copy_(tensors[name])
-        block = block.to(device)
-        self.tensors = {name: _view(block, place) for name, place in places.items()}
+    def __init__(self, layout: Layout, block: torch.Tensor) -> None:
+        """See a block of bytes as tensors."""
+        self.layout = layout
+        self.block = block
+        self.tensors = {name: _view(block, place) for name, place in layout.places.items()}
+
+    @classmethod
+    def pack(cls, tensors: Mapping[str, torch.Tensor], *, channels_last: bool) -> "Weights":
+        """Copy tensors into one block on the CPU; tensors that are one object stay one."""
+        layout = lay_out(tensors, channels_last=channels_last)
+        weights = cls(layout, allocate(layout.nbytes))
+        for name, tensor in tensors.items():
+            weights.tensors[name].copy_(tensor)
+        return weights
+
+    def to(self, device: torch.device) -> "Weights":
+        """Return these weights on `device`, in one copy; themselves if they are there."""
+        block = self.block.to(device)
+        return self if block is self.block else Weights(self.layout, block)
 
     def close(self) -> None:
         """Give the memory back."""
         self.tensors = {}
+        self.block = torch.empty(0)
 
 
-def weight_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    """Return the bytes that `Weights` takes for these tensors, which may be meta tensors."""
-    return _lay_out(tensors, channels_last=False)[1]
-
-
-def _lay_out(
-    tensors: Mapping[str, torch.Tensor], *, channels_last: bool
-) -> tuple[dict[str, _Place], int]:
+def lay_out(tensors: Mapping[str, torch.Tensor], *, channels_last: bool) -> Layout:
+    """Return places for these tensors, which may be meta tensors."""
     places: dict[str, _Place] = {}
     seen: dict[int, _Place] = {}
     end = 0
@@ -63,7 +76,12 @@ def _lay_out(
             size = tensor.numel() * tensor.element_size()
             end += -(-size // _ALIGNMENT) * _ALIGNMENT
         places[name] = place
-    return places, end
+    return Layout(places, end)
+
+
+def allocate(nbytes: int) -> torch.Tensor:
+    """Return a block straight from the kernel, whose pages leave the process once it is freed."""
+    return torch.frombuffer(mmap.mmap(-1, max(nbytes, 1)), dtype=torch.uint8)[:nbytes]
 
 
 def _strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
@@ -74,15 +92,7 @@ def _strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
     return torch.empty(shape, device="meta").to(memory_format=memory_format).stride()
 
 
-def _allocate(nbytes: int) -> torch.Tensor:
-    # Straight from the kernel: freed pages leave the process at once, whatever malloc's thresholds.
-    return torch.frombuffer(mmap.mmap(-1, max(nbytes, 1)), dtype=torch.uint8)
-
-
 def _view(block: torch.Tensor, place: _Place) -> torch.Tensor:
-    numel = 1
-    for side in place.shape:
-        numel *= side
-    size = numel * place.dtype.itemsize
+    size = math.prod(place.shape) * place.dtype.itemsize
     flat = block[place.offset : place.offset + size].view(place.dtype)
     return flat.as_strided(place.shape, place.stride)

@@ -42,8 +42,14 @@ class ServeBackend:
         return sum(bool(_unwrap(answer)) for answer in answers)
 
     async def replicas(self) -> list[ReplicaReport]:
-        """Ask every replica for its state; one that dies meanwhile is left out."""
-        reports = await self._broadcast("report", timeout_s=REPORT_TIMEOUT_S)
+        """Ask every replica for its state; one that dies meanwhile is left out.
+
+        While a replica takes a new `user_config`, Ray routes nothing to it: it is left out, too.
+        """
+        try:
+            reports = await self._broadcast("report", timeout_s=REPORT_TIMEOUT_S)
+        except OverloadedError:
+            return []
         return sorted(
             (report for report in reports if isinstance(report, ReplicaReport)),
             key=lambda report: report.replica_id,
@@ -78,6 +84,8 @@ class ServeBackend:
         response = self._handle.broadcast(method, *arguments)
         try:
             return list(await response.results_async(timeout_s=timeout_s, return_exceptions=True))
+        except DeploymentUnavailableError:
+            raise OverloadedError("no detector replica is running now: try again later") from None
         except TimeoutError:
             raise DeadlineExceededError(
                 f"not every replica answered {method!r} within {timeout_s:g} s: try again"

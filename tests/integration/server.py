@@ -97,15 +97,18 @@ def session_processes(session: int) -> list[str]:
     return found
 
 
-def stop(process: subprocess.Popen[bytes], timeout_s: float = 60.0) -> int:
-    """Interrupt the launcher as Ctrl-C does and return its exit status."""
+def stop(process: subprocess.Popen[bytes], timeout_s: float = 60.0) -> list[str]:
+    """Interrupt the launcher as Ctrl-C does; return what it left running, and end that."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
     try:
-        return process.wait(timeout_s)
+        process.wait(timeout_s)
     finally:
-        if session_processes(process.pid):
+        left = session_processes(process.pid)
+        if left:
             os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout_s)
+    return left
 
 
 class Server:
@@ -144,8 +147,10 @@ class Server:
         )
 
     def replica(self) -> Json:
-        """Return the state of the only replica."""
-        replicas: list[Json] = self.client.get("/v1/replicas").json()["replicas"]
+        """Return the state of the only replica; there is none while it takes a new config."""
+        replicas: list[Json] = wait_until(
+            lambda: self.client.get("/v1/replicas").json()["replicas"], what="a replica"
+        )
         assert len(replicas) == 1
         return replicas[0]
 
@@ -175,4 +180,5 @@ def serving(config: Json, folder: Path) -> Iterator[Server]:
         yield server
     finally:
         server.client.close()
-        stop(server.process)
+        left = stop(server.process)
+        assert left == []

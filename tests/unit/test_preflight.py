@@ -95,3 +95,12 @@ def test_an_empty_repository_is_refused(config: Config, tmp_path: Path) -> None:
     config["applications"][0]["args"]["repository"] = str(tmp_path)
     with pytest.raises(SettingsError, match="no model in .*put one at"):
         preflight.check_models(config)
+
+
+def test_pins_must_exist(config: Config) -> None:
+    """A pinned or preloaded model that is not there is named before anything starts."""
+    config["applications"][0]["args"]["repository"] = str(ROOT / "models")
+    assert preflight.check_models(config) >= 1
+    _detector(config)["user_config"]["preload"] = ["nobody"]
+    with pytest.raises(SettingsError, match=r"Detector\.user_config\.preload: no model 'nobody'"):
+        preflight.check_models(config)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from serve_app.cache import CacheLimits, EvictionReason, ModelCache
+from serve_app.cache.entry import Entry, Phase
 from serve_app.errors import (
     DeadlineExceededError,
     InvalidParameterError,
@@ -195,8 +196,10 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_wrong(self) -> None:
         """No model in use was closed, none twice, no pin broken, nobody got an odd error."""
-        assert self.wrongs == []
-        assert self.loader.wrongs == []
+        assert self.wrongs == [], self.wrongs
+        assert self.loader.wrongs == [], self.loader.wrongs
+        leased = [client.lease for client in self.clients if client.lease and client.holds]
+        assert not any(lease.model.closings for lease in leased), "leased while being closed"
 
     @invariant()
     def errors_are_expected(self) -> None:
@@ -222,6 +225,8 @@ class CacheMachine(RuleBasedStateMachine):
         """They are exceeded after a decrease and by what was larger than estimated, only."""
         states = [model.state for model in self.cache.snapshot()]
         held = self.cache._state.held
+        if any(entry.phase is Phase.ADMITTED for entry in self.entries()):
+            assert self.limits.allow(self.cache._state.planned), "promised what is not there"
         if self.limits.allow(held):
             self.over_since_shrink = False
             return
@@ -235,6 +240,16 @@ class CacheMachine(RuleBasedStateMachine):
             count = self.limits.max_models
             assert count is None or len(held) <= count
             assert held.used_bytes - self.limits.budget_bytes <= self.underestimated()
+
+    @invariant()
+    def nobody_goes_or_comes_in_vain(self) -> None:
+        """A model in use leaves for lack of room, and a load that waits is wanted."""
+        state = self.cache._state
+        for entry in self.entries():
+            if entry.phase is Phase.LEAVING and not (entry.unloads or entry.error or self.ending):
+                assert not self.limits.allow_beside(state.planned, entry.need)
+            if entry.phase in (Phase.QUEUED, Phase.WAITING, Phase.ADMITTED):
+                assert entry.holds
 
     @invariant()
     def loads_are_single_and_few(self) -> None:
@@ -282,6 +297,10 @@ class CacheMachine(RuleBasedStateMachine):
         left -= self.unloading.keys()
         if left and not (self.reconfiguring or self.ending or self.loader.ready):
             self.wrongs.append(f"{left} left for nobody")
+
+    def entries(self) -> Collection[Entry[FakeModel]]:
+        """Return what the cache knows of its models."""
+        return self.cache._state.entries.values()
 
     def open_models(self) -> list[FakeModel]:
         """Return the models that take memory."""
@@ -339,7 +358,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 CacheMachine.TestCase.settings = settings(
-    max_examples=150,
+    max_examples=300,
     stateful_step_count=50,
     derandomize=True,
     deadline=None,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from serve_app.cache import CacheLimits, ModelCache
+from serve_app.cache import CacheLimits, ModelCache, state
 from serve_app.errors import (
     DeadlineExceededError,
     ModelBrokenError,
@@ -333,3 +333,36 @@ async def test_aclose_cancels_loads_waits_for_leases_and_closes_all() -> None:
     with pytest.raises(OverloadedError, match="shutting down"):
         await cache.load(A, timeout_s=60)
     await cache.aclose()
+
+
+async def test_aclose_closes_what_a_deaf_loader_opens() -> None:
+    """A loader that does not heed its cancellation leaks nothing."""
+
+    class Deaf(FakeLoader):
+        async def open(self, prepared: FakePrepared) -> FakeModel:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return await super().open(prepared)
+            raise AssertionError
+
+    loader = Deaf({A: sizes(1)})
+    cache: Cache = ModelCache(loader, limits=CacheLimits(10))
+    client = Client(cache, A)
+    await spin()
+    closing = asyncio.create_task(cache.aclose())
+    await spin()
+    client.leave()
+    await closing
+    assert [model.closings for model in loader.opened] == [1]
+    assert repr(cache) == "ModelCache(0 resident, 0 loading, 0 leases, 0/10 B)"
+
+
+async def test_measures_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of measured sizes is bounded, the oldest goes first."""
+    monkeypatch.setattr(state, "_MEASURED_LIMIT", 2)
+    cache, _, _ = make()
+    for key in (A, B, A, C):
+        await cache.unload(key, timeout_s=60)
+        await cache.load(key, timeout_s=60)
+    assert list(cache._state._measured) == [A, C]

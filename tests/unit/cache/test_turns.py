@@ -233,6 +233,22 @@ async def test_pin_saves_a_model_that_is_leaving(cache: Cache, observer: Recorde
     assert observer.evictions == []
 
 
+async def test_pin_ends_an_unload_that_waits(cache: Cache, observer: Recorder) -> None:
+    """The operator's pin comes while an unload waits for leases: the model stays."""
+    busy = Client(cache, A)
+    await spin()
+    unload = asyncio.create_task(cache.unload(A, timeout_s=60))
+    await spin()
+    cache.reconfigure(CacheLimits(9, pinned=frozenset({A})))
+    await spin()
+    with pytest.raises(InvalidParameterError, match="pinned"):
+        await unload
+    busy.leave()
+    await spin()
+    assert cache.keys() == {A}
+    assert observer.evictions == []
+
+
 async def test_smaller_budget_evicts_idle_models_at_once(
     cache: Cache, clock: FakeClock, observer: Recorder
 ) -> None:

@@ -217,7 +217,7 @@ def test_estimate_is_what_opening_takes(stripped: bool, architecture: str, tmp_p
 
 def test_what_the_checkpoint_says_of_itself(checkpoints: CheckpointFolder) -> None:
     """Task, names, input size and stride."""
-    info = read_structure(checkpoints("yolo11n-pose", imgsz=100)).info
+    info = read_structure(checkpoints("yolo11n-pose", imgsz=100)).description.info
 
     assert info.task is Task.POSE
     assert info.names[0] == "0"
@@ -231,7 +231,7 @@ def test_files_are_read_at_once_by_several_threads(checkpoints: CheckpointFolder
     paths = [checkpoints(name) for name in names] * 4
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda path: read_model(path).info.task, paths))
+        found = list(pool.map(lambda path: read_model(path).description.info.task, paths))
 
     assert found == [Task.DETECT, Task.DETECT, Task.DETECT, Task.CLASSIFY] * 4
 

@@ -1,0 +1,65 @@
+"""What graphs cost beyond weights: the memory that one pass needs at its peak."""
+
+import logging
+
+import torch
+from torch import nn
+
+from serve_app.engines.base import ModelInfo
+from serve_app.engines.memory import ActivationPeak
+
+logger = logging.getLogger(__name__)
+
+_FALLBACK_BYTES_PER_PIXEL = 256
+
+_Size = tuple[int, int]
+
+
+class GraphCosts:
+    """Bytes by graph and input size: estimated first, then measured once."""
+
+    def __init__(self) -> None:
+        self._estimated: dict[tuple[str, _Size], int] = {}
+        self._measured: dict[tuple[str, _Size], int] = {}
+
+    def __getitem__(self, signature: str) -> int:
+        """Return the bytes at the largest size that a model of this graph has."""
+        known = self._estimated | self._measured
+        return max(nbytes for (of, _), nbytes in known.items() if of == signature)
+
+    def is_measured(self, signature: str, info: ModelInfo) -> bool:
+        """Whether a model of this graph and input size has been warmed up."""
+        return (signature, info.imgsz) in self._measured
+
+    def estimate(self, signature: str, skeleton: nn.Module, info: ModelInfo) -> None:
+        """Find the peak of a pass on the meta device, which takes no memory.
+
+        The skeleton keeps meta tensors from that pass: it must not be run for answers.
+        """
+        if (signature, info.imgsz) not in self._estimated:
+            self._estimated[signature, info.imgsz] = _dry_run(skeleton, info)
+
+    def assume(self, signature: str, info: ModelInfo) -> None:
+        """Put in a rough figure where there was no estimate."""
+        self._estimated.setdefault((signature, info.imgsz), _rough_bytes(info))
+
+    def measure(self, signature: str, info: ModelInfo, nbytes: int) -> None:
+        """Take the measured bytes for good."""
+        self._measured[signature, info.imgsz] = nbytes
+        logger.info("graph %s needs %d bytes at %s", signature, nbytes, info.imgsz)
+
+
+def _dry_run(skeleton: nn.Module, info: ModelInfo) -> int:
+    known = [*skeleton.parameters(), *skeleton.buffers()]
+    try:
+        with torch.inference_mode(), ActivationPeak(known) as peak:
+            skeleton(torch.empty(1, 3, *info.imgsz, device="meta"))
+    except (NotImplementedError, RuntimeError) as error:  # operators without a meta version
+        logger.debug("no dry run", exc_info=error)
+        return _rough_bytes(info)
+    return int(peak.peak_bytes)
+
+
+def _rough_bytes(info: ModelInfo) -> int:
+    height, width = info.imgsz
+    return height * width * _FALLBACK_BYTES_PER_PIXEL
