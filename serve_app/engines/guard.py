@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return `function(*args, **kwargs)`, for steps that prepare, open or warm up a model.
+    """Return `function(*args, **kwargs)`, for steps that a weird file can upset.
 
     Raises:
         ModelBrokenError: anything unexpected, which is logged; the file is to blame
@@ -28,7 +28,7 @@ def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise OverloadedError("there is no memory left for this model now; ask again") from None
     except Exception as error:
-        logger.warning("a model could not be opened", exc_info=error)
+        logger.warning("a model fails", exc_info=error)
         raise ModelBrokenError(
             f"the model cannot be run ({type(error).__name__}); export it again with a current "
             "Ultralytics, and see this server's log for more"

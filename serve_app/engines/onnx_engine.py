@@ -169,6 +169,8 @@ class OnnxModel:
         Raises:
             InvalidParameterError: a parameter does not fit this model (class id, input size)
         """
+        if self._session is None:
+            raise RuntimeError("the model is closed")
         return predictors.predict(self._backend, image, params, annotate=annotate)
 
     def close(self) -> None:

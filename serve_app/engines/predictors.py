@@ -23,10 +23,13 @@ from ultralytics.models.yolo.pose import PosePredictor
 from ultralytics.models.yolo.segment import SegmentationPredictor
 
 from serve_app.engines.base import ModelInfo
+from serve_app.engines.guard import guarded
 from serve_app.engines.parameters import check_params
 from serve_app.engines.results import annotate_result, to_image_result
+from serve_app.errors import InvalidImageError
 from serve_app.types import ImageArray, ImageResult, PredictParams, Task
 
+_MAX_SCALED_PIXELS = 50_000_000
 _PREDICTORS: dict[Task, type[BasePredictor]] = {
     Task.DETECT: DetectionPredictor,
     Task.SEGMENT: SegmentationPredictor,
@@ -66,16 +69,43 @@ def predict(
 
     Raises:
         InvalidParameterError: a parameter does not fit this model
+        InvalidImageError: the picture is too long and narrow to be classified
+        ModelBrokenError: the model fails on sound input
+        OverloadedError: the memory ran out
     """
     imgsz = check_params(params, backend.info, fixed_size=not backend.dynamic)
+    if backend.info.task is Task.CLASSIFY:
+        _check_length(image, imgsz)
+    return guarded(_answer, backend, image, params, imgsz, annotate)
+
+
+def _answer(
+    backend: Backend,
+    image: ImageArray,
+    params: PredictParams,
+    imgsz: tuple[int, int],
+    annotate: bool,
+) -> ImageResult:
     with torch.inference_mode():
         result, speed_ms = _run(_predictor(backend, params, imgsz), backend, image)
         drawn = annotate_result(result) if annotate else None
         return to_image_result(result, backend.info.task, speed_ms, drawn)
 
 
+def _check_length(image: ImageArray, imgsz: tuple[int, int]) -> None:
+    """Refuse pictures that would explode: the shorter side is scaled to the input size first."""
+    height, width = image.shape[:2]
+    pixels = max(imgsz) ** 2 * max(height, width) / min(height, width)
+    if pixels > _MAX_SCALED_PIXELS:
+        raise InvalidImageError(
+            f"the picture of {width}x{height} pixels is too long and narrow to be classified at "
+            f"{max(imgsz)} pixels; crop it"
+        )
+
+
 def warm_up(backend: Backend) -> None:
     """Run one forward pass at the model's own input size (engine thread)."""
+    _template(backend.info.task, backend.rtdetr)
     height, width = backend.info.imgsz
     dtype = torch.float16 if backend.fp16 else torch.float32
     with torch.inference_mode():

@@ -149,6 +149,8 @@ class TorchModel:
         Raises:
             InvalidParameterError: a parameter does not fit this model (class id, input size)
         """
+        if self._graph is None:
+            raise RuntimeError("the model is closed")
         return predictors.predict(self._backend, image, params, annotate=annotate)
 
     def close(self) -> None:

@@ -2,13 +2,14 @@
 
 import gc
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from serve_app.engines.memory import resident_bytes
 from serve_app.engines.torch_engine import TorchEngine
-from serve_app.errors import InvalidParameterError
+from serve_app.errors import InvalidImageError, InvalidParameterError, ModelBrokenError
 from serve_app.types import ImageArray, PredictParams
 from tests.support.checkpoints import CheckpointFolder, reference
 
@@ -131,6 +132,41 @@ def test_parameters_out_of_range_are_refused(
     model.close()
 
 
+def test_very_long_pictures_are_not_classified(checkpoints: CheckpointFolder) -> None:
+    """Scaling their short side up to the input size would take gigabytes."""
+    model = TorchEngine().open(checkpoints("yolo11n-cls", imgsz=160))
+
+    assert len(model.predict(np.zeros((2, 300, 3), np.uint8), PARAMS).class_id) == 5
+    with pytest.raises(InvalidImageError, match="20000x1"):
+        model.predict(np.zeros((1, 20_000, 3), np.uint8), PARAMS)
+    model.close()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (2, 3000)])
+@pytest.mark.parametrize("architecture", ["tiny-detect", "tiny-rtdetr", "yolo11n-seg"])
+def test_odd_shapes_are_answered(
+    architecture: str, shape: tuple[int, int], checkpoints: CheckpointFolder
+) -> None:
+    """A pixel, a line."""
+    model = TorchEngine().open(checkpoints(architecture, imgsz=96))
+
+    result = model.predict(np.full((*shape, 3), 90, np.uint8), PARAMS, annotate=True)
+
+    assert result.shape == shape
+    model.close()
+
+
+def test_failing_model_is_told_apart_from_bad_input(
+    checkpoints: CheckpointFolder, bus: ImageArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a weird network raises on a sound picture is the model's fault."""
+    model = TorchEngine().open(checkpoints("tiny-detect"))
+    monkeypatch.setattr(model, "_weights", Mock(tensors={}))
+
+    with pytest.raises(ModelBrokenError, match="cannot be run"):
+        model.predict(bus, PARAMS)
+
+
 def test_parameters_reach_ultralytics(checkpoints: CheckpointFolder, bus: ImageArray) -> None:
     """Thresholds, classes, counts and sizes steer the answer, and only this one."""
     path = checkpoints("yolo11n", imgsz=160)
@@ -154,9 +190,12 @@ def test_parameters_reach_ultralytics(checkpoints: CheckpointFolder, bus: ImageA
     model.close()
 
 
-def test_memory_is_given_back(checkpoints: CheckpointFolder) -> None:
+@pytest.mark.parametrize("prepared", [False, True])
+def test_memory_is_given_back(
+    prepared: bool, tmp_path: Path, checkpoints: CheckpointFolder
+) -> None:
     """The resident set does not climb over 200 loads and evictions of two models."""
-    engine = TorchEngine()
+    engine = TorchEngine(prepared_dir=tmp_path if prepared else None)
     paths = [checkpoints("tiny-detect", imgsz=64), checkpoints("tiny-end2end", imgsz=64)]
     picture = np.full((48, 64, 3), 127, np.uint8)
     resident: list[int] = []
