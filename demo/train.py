@@ -34,7 +34,8 @@ LICENCE = "AGPL-3.0"
 class Recipe:
     """How one model is trained.
 
-    `start` names the published model it begins from; weights move once in `step` pictures.
+    `start` names the published model it begins from. Weights move once in `step` pictures: smaller
+    steps learn more from few pictures.
     """
 
     line: str
@@ -54,8 +55,9 @@ RECIPES: dict[str, Recipe] = {
     "components-n": Recipe(
         "components",
         "Resistors, capacitors, chips and LEDs on a line.",
-        *(320, 900, 7, 0.0015),
+        *(320, 900, 8, 0.001),
         start="fasteners-n",
+        step=16,
     ),
     "codes-n": Recipe(
         "codes",
@@ -68,7 +70,7 @@ RECIPES: dict[str, Recipe] = {
         "Washers, nuts, bolts and pins on a line, in twice the resolution.",
         *(640, 400, 4, 0.0008),
         start="fasteners-n",
-        step=16,  # few pictures: more and smaller steps
+        step=16,
     ),
 }
 

@@ -47,6 +47,7 @@ class ModelCache(Generic[P, M]):
         limits: CacheLimits,
         policy: Policy | None = None,
         max_concurrent_loads: int = 2,
+        max_concurrent_prepares: int = 8,
         patience_s: float = 1.0,
         observer: CacheObserver | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -57,13 +58,19 @@ class ModelCache(Generic[P, M]):
             loader: brings models into memory and back
             limits: bytes, models and pins; changed by `reconfigure`
             policy: in which order models go; the least recently used first by default
-            max_concurrent_loads: loads that prepare or open at the same time
+            max_concurrent_loads: loads that open at the same time
+            max_concurrent_prepares: loads that fetch and verify at the same time; more, since a
+                slow download must not hold back a file that is there
             patience_s: how long a load without room lets later ones pass and models in use be
             observer: is told of requests, loads and evictions
             clock: seconds, for durations and the order of use
         """
         if max_concurrent_loads < 1:
             raise ValueError(f"max_concurrent_loads must be 1 or more, not {max_concurrent_loads}")
+        if max_concurrent_prepares < 1:
+            raise ValueError(
+                f"max_concurrent_prepares must be 1 or more, not {max_concurrent_prepares}"
+            )
         self._loader = loader
         self._clock = clock
         self._observer = observer or NullObserver()
@@ -73,6 +80,7 @@ class ModelCache(Generic[P, M]):
             self._observer,
             clock,
             max_concurrent_loads=max_concurrent_loads,
+            max_concurrent_prepares=max_concurrent_prepares,
             patience_s=patience_s,
         )
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,7 +109,7 @@ class ModelCache(Generic[P, M]):
                 bytes=held[key].own_bytes if key in held else 0,
                 leases=0 if entry.is_loading else entry.holds,
                 pinned=key in self._state.limits.pinned,
-                idle_s=0.0 if entry.is_loading or entry.holds else now - entry.last_used,
+                idle_s=0.0 if entry.is_loading or entry.holds else round(now - entry.last_used, 3),
             )
             for key, entry in self._state.entries.items()
         )

@@ -42,6 +42,7 @@ class CacheState(Generic[M]):
         clock: Callable[[], float],
         *,
         max_concurrent_loads: int,
+        max_concurrent_prepares: int,
         patience_s: float,
     ) -> None:
         self.limits = limits
@@ -53,7 +54,10 @@ class CacheState(Generic[M]):
         self._policy = policy
         self._observer = observer
         self._clock = clock
-        self._max_concurrent_loads = max_concurrent_loads
+        self._max_running = {
+            Phase.PREPARING: max_concurrent_prepares,
+            Phase.OPENING: max_concurrent_loads,
+        }
         self._patience_s = patience_s
         self._line: dict[ModelKey, Entry[M]] = {}  # loads up to ADMITTED, the oldest first
         self._running: set[Entry[M]] = set()  # loads that prepare or open
@@ -208,20 +212,21 @@ class CacheState(Generic[M]):
                 self.impatient_at = min(self.impatient_at, patient_until)
 
     def _give_turns(self) -> None:
-        """Let loads open, then prepare, as many as may run at once."""
-        line = list(self._line.values())
-        for entry in line:
-            if len(self._running) >= self._max_concurrent_loads:
-                return
-            if entry.phase is Phase.ADMITTED and self._may_open(entry):
+        """Let loads open and prepare, the oldest first, as many as may run at once."""
+        for entry in list(self._line.values()):
+            if entry.phase is Phase.QUEUED and self._has_turn(Phase.PREPARING):
+                self._start(entry, Phase.PREPARING)
+            elif (
+                entry.phase is Phase.ADMITTED
+                and self._has_turn(Phase.OPENING)
+                and self._may_open(entry)
+            ):
                 self.held.add(entry.key, entry.need)
                 del self._line[entry.key]
                 self._start(entry, Phase.OPENING)
-        for entry in line:
-            if len(self._running) >= self._max_concurrent_loads:
-                return
-            if entry.phase is Phase.QUEUED:
-                self._start(entry, Phase.PREPARING)
+
+    def _has_turn(self, phase: Phase) -> bool:
+        return sum(entry.phase is phase for entry in self._running) < self._max_running[phase]
 
     def _may_open(self, entry: Entry[M]) -> bool:
         # Its own victims must be gone: a smaller load must not take, one after another, the bytes

@@ -66,7 +66,6 @@ class FakeLoader:
         self.calls: list[str] = []
         self.opened: list[FakeModel] = []
         self.ready: set[ModelKey] = set()  # prepared and not yet open
-        self.most_loads = 0
         self.wrongs: list[str] = []
 
     async def prepare(self, key: ModelKey) -> FakePrepared:
@@ -120,8 +119,6 @@ class FakeLoader:
         self.calls.append(f"{kind} {key.name}")
         step = Step(kind, key, asyncio.get_running_loop().create_future())
         self.pending.append(step)
-        loading = sum(other.kind != "close" for other in self.pending)
-        self.most_loads = max(self.most_loads, loading)
         try:
             if kind in self.by_hand:
                 await step.done

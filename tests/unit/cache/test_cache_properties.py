@@ -40,6 +40,7 @@ KEYS = [ModelKey(name, "1") for name in "abcdef"]
 GRAPHS = {"g": 20, "h": 10}
 QUIET = 25  # turns of the loop after which only the machine can go on
 LOADS = 2
+PREPARES = 2
 EXPECTED = (OverloadedError, DeadlineExceededError, ModelBrokenError, ModelExceedsBudgetError)
 
 keys = st.sampled_from(KEYS)
@@ -116,6 +117,7 @@ class CacheMachine(RuleBasedStateMachine):
             observer=self.watcher,
             clock=self.clock,
             max_concurrent_loads=LOADS,
+            max_concurrent_prepares=PREPARES,
         )
 
     # --- what can happen ------------------------------------------------------------------------
@@ -255,7 +257,9 @@ class CacheMachine(RuleBasedStateMachine):
     def loads_are_single_and_few(self) -> None:
         """One load per model, and no more than allowed at once."""
         loading = [step.key for step in self.loader.pending if step.kind != "close"]
-        assert len(loading) == len(set(loading)) <= LOADS
+        assert len(loading) == len(set(loading))
+        for kind, most in (("prepare", PREPARES), ("open", LOADS)):
+            assert sum(step.kind == kind for step in self.loader.pending) <= most
         both = {step.key for step in self.loader.pending if step.kind == "close"} & set(loading)
         assert not both, "loaded while its former self was being closed"
 

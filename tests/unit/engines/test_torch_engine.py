@@ -161,7 +161,8 @@ def test_failing_model_is_told_apart_from_bad_input(
 ) -> None:
     """Whatever a weird network raises on a sound picture is the model's fault."""
     model = TorchEngine().open(checkpoints("tiny-detect"))
-    monkeypatch.setattr(model, "_weights", Mock(tensors={}))
+    wrong = {name: tensor.flatten() for name, tensor in model._weights.tensors.items()}
+    monkeypatch.setattr(model, "_weights", Mock(tensors=wrong))
 
     with pytest.raises(ModelBrokenError, match="cannot be run"):
         model.predict(bus, PARAMS)
