@@ -10,7 +10,6 @@ import threading
 import types
 import uuid
 import weakref
-from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
@@ -39,15 +38,10 @@ class Graph:
 
 
 class GraphPool:
-    """The graphs in use; one lives as long as a model holds it, or is among the last few used.
+    """The graphs in use; each lives as long as some model holds it."""
 
-    A graph holds no weights: some 2 MB of Python objects that take a tenth of a second to make.
-    """
-
-    def __init__(self, spare: int = 0) -> None:
-        """Keep the `spare` graphs that were last taken, even when no model holds them."""
+    def __init__(self) -> None:
         self._graphs: WeakValueDictionary[str, Graph] = WeakValueDictionary()
-        self._recent: deque[Graph] = deque(maxlen=spare)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -63,21 +57,7 @@ class GraphPool:
                 weakref.finalize(graph, dismantle, skeleton)
             else:
                 dismantle(skeleton)
-            self._touch(graph)
             return graph
-
-    def get(self, signature: str) -> Graph | None:
-        """Return the graph of this signature if it is still here."""
-        with self._lock:
-            graph = self._graphs.get(signature)
-            if graph is not None:
-                self._touch(graph)
-            return graph
-
-    def _touch(self, graph: Graph) -> None:
-        if graph in self._recent:
-            self._recent.remove(graph)
-        self._recent.append(graph)
 
 
 def take_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

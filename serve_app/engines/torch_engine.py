@@ -10,7 +10,7 @@ from serve_app.engines.archive import check_records
 from serve_app.engines.base import ModelInfo
 from serve_app.engines.checkpoint import Description, read_model, read_structure
 from serve_app.engines.costs import GraphCosts
-from serve_app.engines.files import FileIdentity, VerifiedFiles, identify
+from serve_app.engines.files import VerifiedFiles
 from serve_app.engines.graphs import (
     Graph,
     GraphPool,
@@ -20,27 +20,19 @@ from serve_app.engines.graphs import (
     take_tensors,
 )
 from serve_app.engines.memory import ActivationPeak, release_free_memory, resident_bytes
-from serve_app.engines.prepared import PreparedWeights
 from serve_app.engines.weights import Weights, lay_out
 from serve_app.types import Footprint, ImageArray, ImageResult, PredictParams
-
-_SPARE_GRAPHS = 8
 
 
 class TorchEngine:
     """Opens `.pt` checkpoints on one device, in fp32."""
 
-    def __init__(self, device: str = "cpu", *, prepared_dir: Path | None = None) -> None:
-        """Run on `device`: "cpu" or "cuda:n".
-
-        prepared_dir: where folded weights are kept for opening a known file again in milliseconds;
-            None keeps none, and then no graph outlives its models either
-        """
+    def __init__(self, device: str = "cpu") -> None:
+        """Run on `device`: "cpu" or "cuda:n"."""
         self._device = torch.device(device)
-        self._graphs = GraphPool(spare=0 if prepared_dir is None else _SPARE_GRAPHS)
+        self._graphs = GraphPool()
         self._costs = GraphCosts()
         self._verified = VerifiedFiles()
-        self._prepared = PreparedWeights(prepared_dir)
 
     def verify(self, path: Path) -> Footprint:
         """Check the file without running it and estimate its footprint (loader thread).
@@ -56,8 +48,14 @@ class TorchEngine:
         Raises:
             ModelBrokenError: the file is corrupt, unsafe or no YOLO model
         """
-        identity = identify(path)
-        return self._open_prepared(identity) or self._open_checkpoint(path, identity)
+        checkpoint = read_model(path)
+        tensors = take_tensors(checkpoint.module)
+        move_plain_tensors(checkpoint.module, self._device)
+        graph = self._graphs.adopt(checkpoint.module)
+        weights = Weights.pack(tensors, channels_last=_is_channels_last(self._device))
+        self._costs.assume(graph.signature, checkpoint.description.info)
+        weights = weights.to(self._device)
+        return TorchModel(checkpoint.description, graph, weights, self._costs, self._device)
 
     def _inspect(self, path: Path) -> Footprint:
         checkpoint = read_structure(path)
@@ -68,28 +66,6 @@ class TorchEngine:
         self._costs.estimate(signature, skeleton, checkpoint.description.info)
         dismantle(skeleton)
         return Footprint(own_bytes, {signature: self._costs[signature]})
-
-    def _open_prepared(self, identity: FileIdentity) -> "TorchModel | None":
-        recipe = self._prepared.recipe(identity)
-        graph = None if recipe is None else self._graphs.get(recipe.signature)
-        if recipe is None or graph is None:
-            return None
-        block = self._prepared.read(identity, recipe)
-        if block is None:
-            return None
-        weights = Weights(recipe.layout, block).to(self._device)
-        return TorchModel(recipe.description, graph, weights, self._costs, self._device)
-
-    def _open_checkpoint(self, path: Path, identity: FileIdentity) -> "TorchModel":
-        checkpoint = read_model(path)
-        tensors = take_tensors(checkpoint.module)
-        move_plain_tensors(checkpoint.module, self._device)
-        graph = self._graphs.adopt(checkpoint.module)
-        weights = Weights.pack(tensors, channels_last=_is_channels_last(self._device))
-        self._prepared.keep(identity, checkpoint.description, graph.signature, weights)
-        self._costs.assume(graph.signature, checkpoint.description.info)
-        weights = weights.to(self._device)
-        return TorchModel(checkpoint.description, graph, weights, self._costs, self._device)
 
 
 class TorchModel:

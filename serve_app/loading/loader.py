@@ -6,7 +6,7 @@ The loader knows nothing of budgets, leases or the cache.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Loader:
 
     def __init__(
         self,
-        resolve: Callable[[ModelKey], ModelSpec],
+        resolve: Callable[[ModelKey], Awaitable[ModelSpec]],
         sources: Mapping[str, Source],
         engines: Mapping[ModelFormat, Engine],
         engine_thread: EngineThread,
@@ -78,7 +78,7 @@ class Loader:
             ModelBrokenError: the file is corrupt, unsafe or no YOLO model
         """
         started = time.perf_counter()
-        spec = self._resolve(key)
+        spec = await self._resolve(key)
         path = await self._sources[spec.source].fetch(spec)
         fetched = time.perf_counter()
         verify = self._engines[spec.format].verify

@@ -25,6 +25,7 @@ from serve_app.loading.sources.ultralytics import UltralyticsSource
 from serve_app.logs import join_serve_logs
 from serve_app.metrics import Metrics
 from serve_app.registry.catalog import Registry
+from serve_app.registry.live import AsyncRegistry
 from serve_app.replica.multiplex import MultiplexBridge
 from serve_app.replica.observer import ReplicaObserver
 from serve_app.replica.service import PredictService
@@ -50,7 +51,7 @@ class Detector:
         self._node_id = ray.get_runtime_context().get_node_id()
         self._device = resolve_device(args.device)
         self._device_bytes = device_total_bytes(self._device)
-        self._registry = Registry.from_settings(args)
+        self._registry = AsyncRegistry(Registry.from_settings(args))
         threads = args.threads or len(os.sched_getaffinity(0))
         self._engine_thread = EngineThread(threads)
         self._loader = Loader(
@@ -167,12 +168,11 @@ class Detector:
         self, config: DetectorConfig
     ) -> tuple[frozenset[ModelKey], tuple[ModelKey, ...]]:
         """Return the pinned keys, and all keys to be loaded at once in the order written."""
-        await self._registry.refresh_now()
         named: dict[str, list[ModelKey]] = {}
         for setting in ("pinned", "preload"):
             try:
                 references = map(ModelRef.parse, getattr(config, setting))
-                named[setting] = [self._registry.resolve(ref) for ref in references]
+                named[setting] = [await self._registry.resolve(ref) for ref in references]
             except ServeAppError as error:
                 raise SettingsError(f"{setting}: {error.detail}") from None
         return frozenset(named["pinned"]), tuple(dict.fromkeys(named["pinned"] + named["preload"]))

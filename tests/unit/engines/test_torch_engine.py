@@ -191,12 +191,9 @@ def test_parameters_reach_ultralytics(checkpoints: CheckpointFolder, bus: ImageA
     model.close()
 
 
-@pytest.mark.parametrize("prepared", [False, True])
-def test_memory_is_given_back(
-    prepared: bool, tmp_path: Path, checkpoints: CheckpointFolder
-) -> None:
+def test_memory_is_given_back(checkpoints: CheckpointFolder) -> None:
     """The resident set does not climb over 200 loads and evictions of two models."""
-    engine = TorchEngine(prepared_dir=tmp_path if prepared else None)
+    engine = TorchEngine()
     paths = [checkpoints("tiny-detect", imgsz=64), checkpoints("tiny-end2end", imgsz=64)]
     picture = np.full((48, 64, 3), 127, np.uint8)
     resident: list[int] = []

@@ -128,7 +128,7 @@ async def loader(engine: SlowEngine, spec: ModelSpec) -> AsyncIterator[Loader]:
     """A loader of that version."""
     thread = EngineThread()
 
-    def resolve(key: ModelKey) -> ModelSpec:
+    async def resolve(key: ModelKey) -> ModelSpec:
         if key != spec.key:
             raise ModelNotFoundError(f"{key} is unknown")
         return spec
@@ -261,7 +261,11 @@ async def test_a_real_checkpoint_is_loaded(checkpoints: CheckpointFolder) -> Non
     path = checkpoints("tiny-detect")
     spec = ModelSpec(KEY, ModelFormat.PT, "folder", str(path))
     thread = EngineThread()
-    loader = Loader(lambda _: spec, {"folder": FolderSource()}, create_engines("cpu", 1), thread)
+
+    async def resolve(_: ModelKey) -> ModelSpec:
+        return spec
+
+    loader = Loader(resolve, {"folder": FolderSource()}, create_engines("cpu", 1), thread)
 
     prepared = await loader.prepare(KEY)
     loaded = await loader.open(prepared)

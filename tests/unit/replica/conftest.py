@@ -14,6 +14,7 @@ from serve_app.loading.loader import LoadedModel, Loader, Prepared
 from serve_app.loading.sources.folder import FolderSource as Files
 from serve_app.registry.catalog import Registry
 from serve_app.registry.folder import FolderSource
+from serve_app.registry.live import AsyncRegistry
 from serve_app.replica.service import PredictService
 from tests.support.checkpoints import STRUCTURES, CheckpointFolder
 from tests.support.fixtures import checkpoints, one_core
@@ -45,7 +46,7 @@ async def replica(tmp_path: Path, checkpoints: CheckpointFolder) -> AsyncIterato
     (tmp_path / "broken/1/model.pt").write_bytes(b"nothing")
     thread = EngineThread(1)
     loader = Loader(
-        Registry(FolderSource(tmp_path)).spec,
+        AsyncRegistry(Registry(FolderSource(tmp_path))).spec,
         {"folder": Files()},
         create_engines("cpu", 1),
         thread,
