@@ -7,6 +7,7 @@ request does is in service.py, what is in memory in the cache.
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -85,12 +86,14 @@ class Detector:
 
     async def predict(self, request: PredictRequest) -> PredictResult | Failure:
         """Answer one request; a failure comes back as a value (see serve_app.errors)."""
+        started = time.monotonic()
         try:
             async with self._advertised(request.key):
                 result = await self._service.predict(request)
         except ServeAppError as error:
             return error.to_failure()
-        self._metrics.answered(request.key.name, result.phases_s)
+        phases_s = {**result.phases_s, "total": time.monotonic() - started}
+        self._metrics.answered(request.key.name, phases_s)
         return result
 
     async def load(self, key: ModelKey, timeout_s: float) -> Failure | None:

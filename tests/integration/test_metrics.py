@@ -1,0 +1,30 @@
+"""Every metric reaches Ray's exporter, under the name that docs/metrics.md gives."""
+
+from pathlib import Path
+
+import httpx
+
+from serve_app.metrics import ALL
+from tests.integration.server import Server, wait_until
+
+
+def test_every_metric_is_exported(server: Server, scenes: dict[str, bytes]) -> None:
+    """After a load, a hit, a failure and an eviction each metric has a series."""
+    assert server.predict("codes-n", scenes["codes-1"]).status_code == 200
+    assert server.predict("codes-n", scenes["codes-1"]).status_code == 200
+    assert server.predict("corrupt", scenes["codes-1"]).status_code == 424
+    assert server.client.post("/v1/models/codes-n/unload").status_code == 200
+
+    names = {f"ray_{m.name}{'_total' if m.kind == 'counter' else ''}" for m in ALL}
+    (session,) = Path("/tmp/ray").glob(f"session_*_{server.process.pid}")  # noqa: S108 (Ray's own)
+    (port_file,) = session.glob("metrics_export_port_*")
+    url = f"http://127.0.0.1:{port_file.read_text()}/metrics"
+
+    def missing() -> set[str]:
+        text = httpx.get(url).text
+        return {
+            name for name in names if f"\n{name}{{" not in text and f"{name}_count{{" not in text
+        }
+
+    wait_until(lambda: not missing(), 30.0, "every metric in the exporter")
+    assert "ray_serve_registered_multiplexed_model_id{" not in httpx.get(url).text
