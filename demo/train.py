@@ -18,6 +18,7 @@ import torch
 import yaml
 from ultralytics import YOLO  # type: ignore[attr-defined]
 from ultralytics.engine import trainer
+from ultralytics.nn.tasks import torch_safe_load
 
 from demo.checkpoint import publish
 from demo.dataset import CONFIG, write_config, write_split
@@ -35,7 +36,8 @@ class Recipe:
     """How one model is trained.
 
     `start` names the published model it begins from. Weights move once in `step` pictures: smaller
-    steps learn more from few pictures.
+    steps learn more from few pictures. The rate falls to nothing once in each of the `cycles` that
+    share the epochs.
     """
 
     line: str
@@ -46,6 +48,7 @@ class Recipe:
     rate: float
     start: str | None = None
     step: int = 64
+    cycles: int = 1
 
 
 RECIPES: dict[str, Recipe] = {
@@ -62,15 +65,17 @@ RECIPES: dict[str, Recipe] = {
     "codes-n": Recipe(
         "codes",
         "QR codes, bar codes and Data Matrix codes on a line.",
-        *(320, 900, 7, 0.0015),
+        *(320, 900, 5, 0.001),
         start="fasteners-n",
+        step=16,
     ),
     "fasteners-s": Recipe(
         "fasteners",
         "Washers, nuts, bolts and pins on a line, in twice the resolution.",
-        *(640, 400, 4, 0.0008),
+        *(640, 400, 8, 0.0008),
         start="fasteners-n",
         step=16,
+        cycles=2,
     ),
 }
 
@@ -110,23 +115,41 @@ def train(recipe: Recipe, data: Path, folder: Path, device: str, threads: int) -
 
     A run that was cut short in the same folder goes on after its last whole epoch.
     """
-    last = folder / "train" / "weights" / "last.pt"
     trainer.autocast = _half_precision  # type: ignore[attr-defined,assignment]
     source = str(model_path(recipe.start)) if recipe.start else f"{ARCHITECTURE}.yaml"
+    for cycle in range(recipe.cycles):
+        last = folder / f"cycle-{cycle}" / "weights" / "last.pt"
+        if not _is_finished(last):
+            _train_cycle(recipe, source, data, last, device, threads)
+        source = str(last)
+    return last
+
+
+def _is_finished(checkpoint: Path) -> bool:
+    if not checkpoint.exists():
+        return False
+    content, _ = torch_safe_load(checkpoint, safe_only=True)  # type: ignore[no-untyped-call]
+    return bool(content["epoch"] == -1)  # what Ultralytics writes when it strips the last epoch
+
+
+def _train_cycle(
+    recipe: Recipe, source: str, data: Path, last: Path, device: str, threads: int
+) -> None:
+    run = last.parent.parent
+    epochs = recipe.epochs // recipe.cycles
     model = YOLO(source)
     # Ultralytics leaves one core free for loaders, which do not run beside training on a CPU.
     model.add_callback("on_train_start", lambda _: torch.set_num_threads(threads))
     model.train(
-        data=str(data), imgsz=recipe.imgsz, epochs=recipe.epochs, device=device,
-        project=str(folder), name="train", exist_ok=True, seed=TRAIN_SEED, deterministic=True,
+        data=str(data), imgsz=recipe.imgsz, epochs=epochs, device=device,
+        project=str(run.parent), name=run.name, exist_ok=True, seed=TRAIN_SEED, deterministic=True,
         batch=16, nbs=recipe.step, workers=1, cache="ram", plots=False, val=False, verbose=False,
         # Without a warm-up of its rate a head that is new to its classes unlearns the rest.
         optimizer="AdamW", lr0=recipe.rate, cos_lr=True, warmup_epochs=1, warmup_bias_lr=0.0,
         amp=False, channels_last=True, resume=str(last) if last.exists() else False,
         # Scenes come in every turn already, and a mirrored code is no code.
-        mosaic=0.4, close_mosaic=max(2, recipe.epochs // 4), fliplr=0.0, scale=0.3, hsv_h=0.01,
+        mosaic=0.4, close_mosaic=max(2, epochs // 4), fliplr=0.0, scale=0.3, hsv_h=0.01,
     )  # fmt: skip
-    return last
 
 
 def train_args(recipe: Recipe) -> dict[str, Any]:
