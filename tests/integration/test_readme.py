@@ -12,7 +12,7 @@ from tests.integration.server import Server, wait_until
 
 ADDRESS = "http://127.0.0.1:8000"
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_COMMAND = re.compile(r"^\$ (.*(?:\\\n.*)*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+_COMMAND = re.compile(r"^\$ (.*\n(?:> .*\n)*)((?:(?!\$ ).*\n)*)", re.MULTILINE)
 
 
 def _examples() -> list[tuple[str, str]]:
@@ -28,10 +28,11 @@ def test_readme_commands_show_what_they_show(server: Server, tmp_path: Path) -> 
         server.client.post(f"/v1/models/{key}/unload")
     examples = _examples()
     assert len(examples) >= 5
-    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    for name in ("demo", "README.md"):
+        (tmp_path / name).symlink_to(ROOT / name)
     for command, shown in examples:
         ran = subprocess.run(  # noqa: S602
-            command.replace(ADDRESS, server.url),
+            command.replace("\n> ", "\n").replace(ADDRESS, server.url),
             shell=True,
             cwd=tmp_path,
             capture_output=True,
