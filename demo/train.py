@@ -197,7 +197,7 @@ def card(recipe: Recipe, evaluation: dict[str, Any]) -> dict[str, Any]:
         "imgsz": recipe.imgsz,
         "training": training,
         "evaluation": evaluation,
-        "licence": LICENCE,
+        "license": LICENCE,
     }
 
 

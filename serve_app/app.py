@@ -26,10 +26,12 @@ def build(args: AppArgs) -> Application:
         ray_actor_options=_actor_options(args),
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         max_queued_requests=MAX_QUEUED_REQUESTS,
+        # Without one Ray would not call reconfigure at the start, and take the first change for it.
+        user_config={},
     )
     ingress = serve.deployment(name="Ingress")(Ingress).options(
-        # It only parses and passes on: a whole core each would starve the detectors.
-        ray_actor_options={"num_cpus": 0.1},
+        # It only parses and passes on; a machine of one core must hold it and a detector.
+        ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=MAX_ONGOING_REQUESTS + MAX_QUEUED_REQUESTS,
     )
     return ingress.bind(args, detector.bind(args))

@@ -7,7 +7,8 @@ here, and said in one line.
 
 import errno
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,14 @@ from ray.serve.schema import (
 from serve_app.errors import ServeAppError
 from serve_app.registry.catalog import Registry
 from serve_app.settings import AppArgs, DetectorConfig, SettingsError
-from serve_app.types import ModelRef
+from serve_app.types import ModelKey, ModelRef
 
 IMPORT_PATH = "serve_app.app:build"
 DEPLOYMENTS = ("Detector", "Ingress")
+_RAY_MODELS: dict[str, type[BaseModel]] = {
+    "autoscaling_config": AutoscalingConfig,
+    "request_router_config": RequestRouterConfig,
+}
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -52,14 +57,27 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Check a whole Serve config; raise SettingsError naming the key that is wrong."""
     _check_keys("", config, ServeDeploySchema)
     _check_keys("http_options.", config.get("http_options") or {}, HTTPOptionsSchema)
+    for application in _mappings("applications", config.get("applications")):
+        _mappings("deployments", application.get("deployments"))
     try:
         ServeDeploySchema.model_validate(config)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise SettingsError(f"{where}: {first['msg']}") from None
+    if not config["applications"]:
+        raise SettingsError("applications: the list is empty, so there is nothing to serve")
     for application in config["applications"]:
         _check_application(application)
+
+
+def _mappings(where: str, values: object) -> list[Mapping[str, Any]]:
+    """Return a list of mappings as it is, an absent one as an empty list."""
+    if values is None:
+        return []
+    if not isinstance(values, list) or not all(isinstance(value, Mapping) for value in values):
+        raise SettingsError(f"{where}: expected a list of entries of the form 'name: value'")
+    return values
 
 
 def _check_application(application: Mapping[str, Any]) -> None:
@@ -70,7 +88,8 @@ def _check_application(application: Mapping[str, Any]) -> None:
     for deployment in application.get("deployments") or ():
         name = deployment.get("name")
         if name not in DEPLOYMENTS:
-            raise SettingsError(f"deployments: no deployment is called {name!r}: {DEPLOYMENTS}")
+            known = ", ".join(DEPLOYMENTS)
+            raise SettingsError(f"deployments: none is called {name!r}, only {known}")
         _check_deployment(name, deployment)
 
 
@@ -80,14 +99,11 @@ def _check_deployment(name: str, deployment: Mapping[str, Any]) -> None:
         _prefixed(
             f"{name}.user_config", lambda: DetectorConfig.parse(deployment.get("user_config"))
         )
-    for key, model in (
-        ("autoscaling_config", AutoscalingConfig),
-        ("request_router_config", RequestRouterConfig),
-    ):
+    for key, model in _RAY_MODELS.items():
         values = deployment.get(key)
         if isinstance(values, Mapping):
             _check_keys(f"{name}.{key}.", values, model)
-            _prefixed(f"{name}.{key}", lambda model=model, values=values: model(**values))
+            _prefixed(f"{name}.{key}", partial(model, **values))
 
 
 def _check_keys(prefix: str, values: Mapping[str, Any], model: type[BaseModel]) -> None:
@@ -97,7 +113,7 @@ def _check_keys(prefix: str, values: Mapping[str, Any], model: type[BaseModel]) 
             raise SettingsError(f"{prefix}{key}: unknown key; known keys: {', '.join(known)}")
 
 
-def _prefixed(where: str, check: Any) -> None:  # noqa: ANN401
+def _prefixed(where: str, check: Callable[[], object]) -> None:
     try:
         check()
     except SettingsError as error:
@@ -117,8 +133,8 @@ def check_models(config: Mapping[str, Any]) -> int:
         if application.get("import_path") != IMPORT_PATH:
             continue
         args = AppArgs.parse(application.get("args"))
-        registry = Registry.from_settings(args)
-        found = len(registry.list())
+        registry = _registry(args)
+        found = len(registry.snapshot.specs)
         if not found:
             raise SettingsError(
                 f"args.repository: no model in {args.repository}: put one at "
@@ -131,13 +147,24 @@ def check_models(config: Mapping[str, Any]) -> int:
     return total
 
 
+def _registry(args: AppArgs) -> Registry:
+    try:
+        registry = Registry.from_settings(args)
+    except ServeAppError as error:
+        raise SettingsError(f"args.{error.detail}") from None
+    registry.refresh()
+    return registry
+
+
 def _check_named(config: DetectorConfig, registry: Registry) -> None:
+    keys: list[ModelKey] = []
     for setting in ("pinned", "preload"):
         try:
-            for reference in getattr(config, setting):
-                registry.resolve(ModelRef.parse(reference))
+            references = map(ModelRef.parse, getattr(config, setting))
+            keys += map(registry.snapshot.resolve, references)
         except ServeAppError as error:
             raise SettingsError(f"Detector.user_config.{setting}: {error.detail}") from None
+    _prefixed("Detector.user_config", lambda: config.check_count(keys))
 
 
 def check_port(host: str, port: int) -> None:

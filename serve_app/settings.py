@@ -6,7 +6,7 @@ restarts replicas. `DetectorConfig` is what may change in place (the Detector's 
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,11 +19,10 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
-    model_validator,
 )
 
 from serve_app.errors import ServeAppError
-from serve_app.types import ModelRef
+from serve_app.types import MAX_IMAGE_PIXELS, ModelKey, ModelRef
 
 OFFICIAL_URL = "https://github.com/ultralytics/assets/releases/download"
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -126,7 +125,7 @@ class AppArgs(_Settings):
     max_image_pixels: int = Field(
         default=64_000_000,
         ge=1,
-        le=178_956_970,  # what Pillow opens at all
+        le=MAX_IMAGE_PIXELS,
         description="Largest picture, width x height.",
     )
     max_images_per_request: int = Field(
@@ -157,16 +156,13 @@ class DetectorConfig(_Settings):
         default=(), description="Models that are resident before a replica reports ready."
     )
 
-    @model_validator(mode="after")
-    def _check_counts(self) -> Self:
-        if self.max_models is not None:
-            for key in ("pinned", "preload"):
-                if len(set(getattr(self, key))) > self.max_models:
-                    raise ValueError(
-                        f"{key}: names {len(set(getattr(self, key)))} models, but max_models is "
-                        f"{self.max_models}: raise max_models or shorten {key}"
-                    )
-        return self
+    def check_count(self, keys: Collection[ModelKey]) -> None:
+        """Raise SettingsError when the pinned and preloaded `keys` are more than `max_models`."""
+        if self.max_models is not None and len(set(keys)) > self.max_models:
+            raise SettingsError(
+                f"max_models: {self.max_models}, but pinned and preload name {len(set(keys))} "
+                "models together: raise max_models or name fewer"
+            )
 
     def budget_bytes(self, device_bytes: int) -> int:
         """Return the budget in bytes on a device of `device_bytes`.

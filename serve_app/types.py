@@ -17,6 +17,13 @@ from serve_app.errors import InvalidParameterError
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _REFERENCE = re.compile(rf"(?P<name>{_PART})(?:@(?P<version>{_PART}))?")
 
+MIN_IMGSZ, MAX_IMGSZ = 32, 1920
+"""Sides of a model's input, in pixels."""
+MAX_DET = 300
+"""Findings in one picture: what end-to-end heads give at most."""
+MAX_IMAGE_PIXELS = 178_956_970
+"""What Pillow opens at all."""
+
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.uint8]
 """A decoded picture: (height, width, 3), BGR."""
@@ -68,14 +75,6 @@ class ModelKey:
     name: str
     version: str
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Parse `name@version`; raise InvalidParameterError when the version is missing."""
-        ref = ModelRef.parse(text)
-        if ref.version is None:
-            raise InvalidParameterError(f"model key {text!r} has no version: write 'name@version'")
-        return cls(ref.name, ref.version)
-
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
 
@@ -98,7 +97,7 @@ class ModelCard:
     evaluation: Mapping[str, str | int | float | bool | None] = field(
         default_factory=dict, hash=False
     )
-    licence: str | None = None
+    license: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +226,7 @@ class ResidentModel:
 class ReplicaReport:
     """The state of one replica, as `GET /v1/replicas` shows it.
 
+    advertised: the model keys that Ray's routers are told of
     config_error: why the last `user_config` was refused, or a preload failed
     """
 
@@ -238,4 +238,5 @@ class ReplicaReport:
     used_bytes: int
     max_models: int | None
     models: tuple[ResidentModel, ...]
+    advertised: tuple[str, ...] = ()
     config_error: str | None = None

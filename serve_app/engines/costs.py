@@ -27,10 +27,6 @@ class GraphCosts:
         known = self._estimated | self._measured
         return max(nbytes for (of, _), nbytes in known.items() if of == signature)
 
-    def is_measured(self, signature: str, info: ModelInfo) -> bool:
-        """Whether a model of this graph and input size has been warmed up."""
-        return (signature, info.imgsz) in self._measured
-
     def estimate(self, signature: str, skeleton: nn.Module, info: ModelInfo) -> None:
         """Find the peak of a pass on the meta device, which takes no memory.
 
@@ -44,9 +40,10 @@ class GraphCosts:
         self._estimated.setdefault((signature, info.imgsz), _rough_bytes(info))
 
     def measure(self, signature: str, info: ModelInfo, nbytes: int) -> None:
-        """Take the measured bytes for good."""
-        self._measured[signature, info.imgsz] = nbytes
-        logger.info("graph %s needs %d bytes at %s", signature, nbytes, info.imgsz)
+        """Take what was measured; the first one stays, when the process was at its quietest."""
+        if (signature, info.imgsz) not in self._measured:
+            self._measured[signature, info.imgsz] = nbytes
+            logger.info("graph %s needs %d bytes at %s", signature, nbytes, info.imgsz)
 
 
 def _dry_run(skeleton: nn.Module, info: ModelInfo) -> int:

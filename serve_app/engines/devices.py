@@ -1,10 +1,13 @@
 """Which device to use, and how much memory it has."""
 
+import math
+import os
 from pathlib import Path
 
 import psutil
 import torch
 
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -45,3 +48,17 @@ def read_limit(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def usable_cores(quota: Path = _CPU_QUOTA) -> int:
+    """Return the cores that this process may use, a container's share rounded up."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        cores = os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text().split()
+        cores = min(cores, math.ceil(int(allowed) / int(period)))
+    except (OSError, ValueError):  # no control group, or "max"
+        pass
+    return max(1, cores)

@@ -31,6 +31,7 @@ class Graph:
     def __init__(self, skeleton: nn.Module, signature: str) -> None:
         self._skeleton = skeleton
         self.signature = signature
+        self.warmed: set[tuple[int, int]] = set()  # (height, width) in pixels
 
     def run(self, tensors: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> Any:
         """Return the raw output for `pixels` (1, 3, height, width), with these weights."""

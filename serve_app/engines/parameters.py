@@ -2,11 +2,7 @@
 
 from serve_app.engines.base import ModelInfo
 from serve_app.errors import InvalidParameterError
-from serve_app.types import PredictParams
-
-MIN_IMGSZ = 32
-MAX_IMGSZ = 1920
-MAX_DET = 300
+from serve_app.types import MAX_DET, MAX_IMGSZ, MIN_IMGSZ, PredictParams
 
 
 def check_params(params: PredictParams, info: ModelInfo, *, fixed_size: bool) -> tuple[int, int]:

@@ -110,12 +110,16 @@ class TorchModel:
         return Footprint(self._nbytes, {self._signature: self._costs[self._signature]})
 
     def warm_up(self) -> None:
-        """Run a forward pass, unless the graph has done it for this input size (engine thread).
+        """Run a forward pass, unless the graph has done one at this input size (engine thread).
 
         Models of one graph differ in numbers only: once one of them ran, nothing is left to warm.
         """
-        if not self._costs.is_measured(self._signature, self.info):
-            self._costs.measure(self._signature, self.info, self._measured_warm_up())
+        assert self._graph is not None  # noqa: S101 - it is not closed before it is warm
+        if self.info.imgsz in self._graph.warmed:
+            return
+        needed_bytes = self._measured_warm_up()
+        self._graph.warmed.add(self.info.imgsz)
+        self._costs.measure(self._signature, self.info, needed_bytes)
 
     def predict(
         self, image: ImageArray, params: PredictParams, *, annotate: bool = False

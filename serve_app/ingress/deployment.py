@@ -1,4 +1,4 @@
-"""The ingress as a Ray Serve deployment: the API of routes.py over a handle to the detectors."""
+"""The ingress as a Ray Serve deployment: the API over a handle to the detectors."""
 
 from typing import Any
 
@@ -29,11 +29,6 @@ class Ingress:
         return create_api(
             ServeBackend(self._detector, unload_timeout_s=self._args.request_timeout_s),
             Registry.from_settings(self._args),
-            IngressLimits(
-                max_body_bytes=self._args.max_body_bytes,
-                max_image_pixels=self._args.max_image_pixels,
-                max_images_per_request=self._args.max_images_per_request,
-                request_timeout_s=self._args.request_timeout_s,
-            ),
+            IngressLimits.from_settings(self._args),
             send_request_id=False,  # Serve does
         )

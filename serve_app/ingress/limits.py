@@ -3,34 +3,32 @@
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from serve_app.errors import DeadlineExceededError
+from serve_app.settings import AppArgs
 
 T = TypeVar("T")
-
-MAX_PIXELS_OF_DECODERS = 178_956_970
-"""Pillow itself refuses pictures of more pixels than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngressLimits:
     """The limits of one request. `request_timeout_s` is the longest time a client may ask for."""
 
-    max_body_bytes: int = 32 * 1024 * 1024
-    max_image_pixels: int = 64_000_000
-    max_images_per_request: int = 16
-    request_timeout_s: float = 60.0
+    max_body_bytes: int
+    max_image_pixels: int
+    max_images_per_request: int
+    request_timeout_s: float
 
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be more than 0")
-        if self.max_image_pixels > MAX_PIXELS_OF_DECODERS:
-            raise ValueError(
-                f"max_image_pixels is {self.max_image_pixels}: at most {MAX_PIXELS_OF_DECODERS} "
-                "pixels can be decoded"
-            )
+    @classmethod
+    def from_settings(cls, args: AppArgs) -> Self:
+        """Take the limits out of the settings, which have checked them."""
+        return cls(
+            max_body_bytes=args.max_body_bytes,
+            max_image_pixels=args.max_image_pixels,
+            max_images_per_request=args.max_images_per_request,
+            request_timeout_s=args.request_timeout_s,
+        )
 
 
 class Deadline:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from serve_app.errors import InvalidParameterError
-from serve_app.types import PredictParams
+from serve_app.types import MAX_DET, MAX_IMGSZ, MIN_IMGSZ, PredictParams
 
 Pairs = Iterable[tuple[str, str]]
 
@@ -22,8 +22,6 @@ _BOOLEANS = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
     **dict.fromkeys(("false", "0", "no", "off"), False),
 }
-_MIN_SIZE, _MAX_SIZE = 32, 1920
-_MAX_DETECTIONS = 300
 MAX_PAGE = 1000
 """Models on one page of the listing."""
 _DEFAULTS = PredictParams()
@@ -87,7 +85,7 @@ def _size(text: str) -> tuple[int, int]:
     if match is None:
         raise ValueError(text)
     size = int(match[1]), int(match[2] or match[1])
-    if not all(_MIN_SIZE <= side <= _MAX_SIZE for side in size):
+    if not all(MIN_IMGSZ <= side <= MAX_IMGSZ for side in size):
         raise ValueError(text)
     return size
 
@@ -108,7 +106,7 @@ def _format(text: str) -> str:
     return text
 
 
-_SIZES = f"{_MIN_SIZE} to {_MAX_SIZE} pixels, such as 640 or 480x640 (height x width)"
+_SIZES = f"{MIN_IMGSZ} to {MAX_IMGSZ} pixels, such as 640 or 480x640 (height x width)"
 _PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
 TIMEOUT = Parameter(
     "timeout_s",
@@ -152,14 +150,14 @@ COMMON = (
         _size,
         _SIZES,
         {"type": "string", "pattern": "^[0-9]+(x[0-9]+)?$", "example": "640"},
-        f"Input size in pixels, one side or HEIGHTxWIDTH, {_MIN_SIZE} to {_MAX_SIZE}; "
+        f"Input size in pixels, one side or HEIGHTxWIDTH, {MIN_IMGSZ} to {MAX_IMGSZ}; "
         "the model's own by default.",
     ),
     Parameter(
         "max_det",
-        partial(_count, maximum=_MAX_DETECTIONS),
-        f"a whole number from 1 to {_MAX_DETECTIONS}",
-        {"type": "integer", "minimum": 1, "maximum": _MAX_DETECTIONS, "default": _DEFAULTS.max_det},
+        partial(_count, maximum=MAX_DET),
+        f"a whole number from 1 to {MAX_DET}",
+        {"type": "integer", "minimum": 1, "maximum": MAX_DET, "default": _DEFAULTS.max_det},
         "At most so many findings in one picture.",
     ),
     Parameter(

@@ -34,7 +34,7 @@ curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' \\
 curl {base}/v1/models"""
 
 
-def render(document: Json, base_url: str = "http://127.0.0.1:8000") -> str:
+def render(document: Json, base_url: str) -> str:
     """Return the page; `base_url` is where the examples find the server."""
     info = document["info"]
     examples = _EXAMPLES.format(base=escape(base_url))

@@ -77,7 +77,7 @@ async def show_model(request: Request) -> Response:
         "architecture": spec.card.architecture,
         "training": dict(spec.card.training),
         "evaluation": dict(spec.card.evaluation),
-        "licence": spec.card.licence,
+        "license": spec.card.license,
     }
     return json_response({**_summary(spec, residents), **details}, headers={"X-Model-Id": str(key)})
 

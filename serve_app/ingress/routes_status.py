@@ -68,4 +68,5 @@ async def ready(request: Request) -> Response:
 
 async def reference(request: Request) -> Response:
     """The API's reference as one page that needs nothing from elsewhere."""
-    return HTMLResponse(render(request.app.openapi()))
+    base_url = str(request.base_url).rstrip("/")
+    return HTMLResponse(render(request.app.openapi(), base_url))

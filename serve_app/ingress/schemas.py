@@ -102,7 +102,7 @@ _DETAILS: Schema = {
             architecture=_or_null(_TEXT),
             training=_FACTS,
             evaluation=_FACTS,
-            licence=_or_null(_TEXT),
+            license=_or_null(_TEXT),
         ),
     ]
 }
@@ -125,6 +125,7 @@ _REPLICA = _object(
     used_bytes=_INTEGER,
     max_models=_or_null(_INTEGER),
     models=_array("ReplicaModel"),
+    advertised=_array(_TEXT, "The models that Ray's routers are told of"),
     config_error=_or_null(_text("Why the last configuration was refused")),
 )
 

@@ -20,7 +20,7 @@ from serve_app.types import Footprint, ModelFormat, ModelKey, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedFile:
     """A version whose file is on the local disk and sound.
 
     estimate: device memory that opening it will take
@@ -67,9 +67,10 @@ class Loader:
         self._sources = sources
         self._engines = engines
         self._engine_thread = engine_thread
-        self._threads = LoaderThreads(loader_threads)
+        self._verifiers = LoaderThreads(loader_threads)
+        self._openers = LoaderThreads(loader_threads)  # a slow disk must not hold back an opening
 
-    async def prepare(self, key: ModelKey) -> Prepared:
+    async def prepare(self, key: ModelKey) -> PreparedFile:
         """Fetch and verify the version; takes no device memory.
 
         Raises:
@@ -82,11 +83,11 @@ class Loader:
         path = await self._sources[spec.source].fetch(spec)
         fetched = time.perf_counter()
         verify = self._engines[spec.format].verify
-        estimate = await settle(self._threads.submit(guarded, verify, path))
+        estimate = await settle(self._verifiers.submit(guarded, verify, path))
         phases_s = {"fetch": fetched - started, "verify": time.perf_counter() - fetched}
-        return Prepared(spec, path, estimate, phases_s)
+        return PreparedFile(spec, path, estimate, phases_s)
 
-    async def open(self, prepared: Prepared) -> LoadedModel:
+    async def open(self, prepared: PreparedFile) -> LoadedModel:
         """Open the file on the device and warm it up; when cancelled or failed, nothing is left.
 
         Raises:
@@ -94,7 +95,7 @@ class Loader:
             OverloadedError: the device has no memory left for it
         """
         started = time.perf_counter()
-        opening = self._threads.submit(
+        opening = self._openers.submit(
             guarded, self._engines[prepared.spec.format].open, prepared.path
         )
         try:
@@ -114,7 +115,8 @@ class Loader:
 
     async def aclose(self) -> None:
         """End the loader's own threads."""
-        self._threads.close()
+        self._verifiers.close()
+        self._openers.close()
 
     async def _close_made(self, opening: "Future[EngineModel]") -> None:
         """Close what an abandoned opening made, if anything."""

@@ -41,7 +41,7 @@ class _CardFile(BaseModel):
     imgsz: Annotated[int | None, Field(gt=0)] = None
     training: dict[str, _Fact] = {}
     evaluation: dict[str, _Fact] = {}
-    licence: str | None = None
+    license: str | None = None
 
 
 class CardError(ValueError):

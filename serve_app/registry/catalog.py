@@ -1,22 +1,19 @@
-"""The registry: which models exist, looked up in memory and kept fresh by scanning the sources."""
+"""The registry: which models exist, found by scanning the places where they lie."""
 
 import asyncio
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
-from serve_app.errors import ModelNotFoundError
-from serve_app.registry.folder import FolderSource
-from serve_app.registry.official import OfficialSource
+from serve_app.registry.folder import FolderScanner
+from serve_app.registry.official import OfficialScanner
 from serve_app.registry.snapshot import Snapshot
 from serve_app.settings import AppArgs
-from serve_app.types import ModelKey, ModelRef, ModelSpec
+from serve_app.types import ModelSpec
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _MIN_MISS_INTERVAL_S = 0.25
 """However many unknown names are asked for, the disk is scanned at most so often."""
@@ -26,7 +23,7 @@ _MISS_SHARE = 4
 """A slow scan is repeated less often: it takes 1/20 of the time, 1/4 under a flood of misses."""
 
 
-class Source(Protocol):
+class Scanner(Protocol):
     """A place where models are found; `str()` of it names it in the log."""
 
     def scan(self) -> Sequence[ModelSpec]:
@@ -34,24 +31,24 @@ class Source(Protocol):
 
 
 class Registry:
-    """Which models exist, for threads: a lookup may scan when it finds nothing or old news.
+    """Which models exist: `refresh` scans for them, `snapshot` answers from memory.
 
-    On an event loop, use `AsyncRegistry`. The first source that knows a name decides what the
-    bare name means.
+    `AsyncRegistry` keeps it fresh under requests. The first scanner that knows a name decides
+    what the bare name means.
     """
 
     def __init__(
         self,
-        *sources: Source,
+        *scanners: Scanner,
         refresh_interval_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._sources = sources
+        self._scanners = scanners
         self._refresh_interval_s = refresh_interval_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._found: list[Sequence[ModelSpec]] = [() for _ in sources]
-        self._failures: list[str | None] = [None for _ in sources]
+        self._found: list[Sequence[ModelSpec]] = [() for _ in scanners]
+        self._failures: list[str | None] = [None for _ in scanners]
         self._scanned_at: float | None = None
         self._scan_took_s = 0.0
         self.snapshot = Snapshot(())
@@ -61,34 +58,9 @@ class Registry:
     def from_settings(cls, args: AppArgs) -> Self:
         """Return the registry of the configured folder and official models."""
         return cls(
-            FolderSource(args.repository),
-            OfficialSource(args.official_models, url=args.official_url),
+            FolderScanner(args.repository),
+            OfficialScanner(args.official_models, url=args.official_url),
         )
-
-    def resolve(self, ref: ModelRef) -> ModelKey:
-        """Return the version that `ref` means; raise ModelNotFoundError when it does not exist."""
-        if self.age_s > self.refresh_interval_s:
-            self.refresh()
-        return self._look_up(lambda: self.snapshot.resolve(ref))
-
-    def spec(self, key: ModelKey) -> ModelSpec:
-        """Return the entry of `key`; raise ModelNotFoundError when it does not exist."""
-        return self._look_up(lambda: self.snapshot.spec(key))
-
-    def list(self) -> tuple[ModelSpec, ...]:
-        """Return every entry, sorted by name, then version from the lowest to the highest."""
-        if self.age_s > self.refresh_interval_s:
-            self.refresh()
-        return self.snapshot.specs
-
-    def _look_up(self, find: Callable[[], T]) -> T:
-        try:
-            return find()
-        except ModelNotFoundError:
-            if self.age_s < self.miss_interval_s:
-                raise
-        self.refresh()
-        return find()
 
     @property
     def age_s(self) -> float:
@@ -106,25 +78,25 @@ class Registry:
         return max(_MIN_MISS_INTERVAL_S, _MISS_SHARE * self._scan_took_s)
 
     def refresh(self) -> None:
-        """Scan every source; one that fails keeps what it had, and the log tells once."""
+        """Run every scanner; one that fails keeps what it had, and the log tells once."""
         with self._lock:
             started = self._clock()
-            for index, source in enumerate(self._sources):
-                self._scan(index, source)
+            for index, scanner in enumerate(self._scanners):
+                self._scan(index, scanner)
             self.snapshot = Snapshot(self._found)
             self._scanned_at = self._clock()
             self._scan_took_s = self._scanned_at - started
 
     async def refresh_now(self) -> None:
-        """Scan every source without blocking the event loop."""
+        """Run every scanner without blocking the event loop."""
         await asyncio.to_thread(self.refresh)
 
-    def _scan(self, index: int, source: Source) -> None:
+    def _scan(self, index: int, scanner: Scanner) -> None:
         failure = None
         try:
-            self._found[index] = source.scan()
+            self._found[index] = scanner.scan()
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
         if failure is not None and failure != self._failures[index]:
-            logger.warning("the %s cannot be read, its last state is kept: %s", source, failure)
+            logger.warning("the %s cannot be read, its last state is kept: %s", scanner, failure)
         self._failures[index] = failure

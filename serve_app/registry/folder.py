@@ -25,7 +25,7 @@ _UNFINISHED = (".tmp", ".part", ".partial")
 _Signature = tuple[int, int, int]
 
 
-class FolderSource:
+class FolderScanner:
     """Finds the models below one folder. Not thread-safe: the registry scans under its lock."""
 
     def __init__(self, root: Path) -> None:

@@ -10,7 +10,6 @@ from serve_app.errors import InvalidParameterError
 from serve_app.types import ModelCard, ModelFormat, ModelKey, ModelSpec, Task
 
 SOURCE = "ultralytics"
-DEFAULT_URL = "https://github.com/ultralytics/assets/releases/download"
 DEFAULT_TAG = "v8.4.0"
 
 _TASKS = {
@@ -50,12 +49,10 @@ def _names() -> dict[str, tuple[Task, int]]:
 OFFICIAL_MODELS = _names()
 
 
-class OfficialSource:
+class OfficialScanner:
     """The official models that the configuration names."""
 
-    def __init__(
-        self, names: Iterable[str], *, url: str = DEFAULT_URL, tag: str = DEFAULT_TAG
-    ) -> None:
+    def __init__(self, names: Iterable[str], *, url: str, tag: str = DEFAULT_TAG) -> None:
         """Check the names of the setting `official_models`.
 
         Raises:
@@ -84,7 +81,7 @@ def _spec(name: str, url: str, tag: str) -> ModelSpec:
         architecture=name,
         task=task,
         imgsz=imgsz,
-        licence="AGPL-3.0",
+        license="AGPL-3.0",
     )
     return ModelSpec(
         ModelKey(name, tag), ModelFormat.PT, SOURCE, f"{url}/{tag}/{name}.pt", card=card

@@ -1,4 +1,4 @@
-"""The GPU-backed deployment: Ray Serve's entry into a replica.
+"""The deployment that holds a device: Ray Serve's entry into a replica.
 
 It wires registry, loader, cache and engine together and keeps what Ray advertises true. What a
 request does is in service.py, what is in memory in the cache.
@@ -16,15 +16,16 @@ import ray
 from ray import serve
 
 from serve_app.cache import CacheLimits, ModelCache
-from serve_app.engines.devices import device_total_bytes, resolve_device
+from serve_app.engines.devices import device_total_bytes, resolve_device, usable_cores
 from serve_app.engines.factory import create_engines
 from serve_app.engines.worker import EngineThread
 from serve_app.errors import Failure, ServeAppError
-from serve_app.loading.loader import LoadedModel, Loader, Prepared
+from serve_app.loading.loader import LoadedModel, Loader, PreparedFile
 from serve_app.loading.sources.folder import FolderSource
 from serve_app.loading.sources.ultralytics import UltralyticsSource
 from serve_app.logs import join_serve_logs
 from serve_app.metrics import Metrics
+from serve_app.registry import folder, official
 from serve_app.registry.catalog import Registry
 from serve_app.registry.live import AsyncRegistry
 from serve_app.replica.multiplex import MultiplexBridge
@@ -53,11 +54,11 @@ class Detector:
         self._device = resolve_device(args.device)
         self._device_bytes = device_total_bytes(self._device)
         self._registry = AsyncRegistry(Registry.from_settings(args))
-        threads = args.threads or len(os.sched_getaffinity(0))
+        threads = args.threads or usable_cores()
         self._engine_thread = EngineThread(threads)
         self._loader = Loader(
             self._registry.spec,
-            {"folder": FolderSource(), "ultralytics": UltralyticsSource(args.cache_dir)},
+            {folder.SOURCE: FolderSource(), official.SOURCE: UltralyticsSource(args.cache_dir)},
             create_engines(self._device, threads),
             self._engine_thread,
             loader_threads=args.max_concurrent_loads,
@@ -69,7 +70,7 @@ class Detector:
         self._configured = False
         self._preloading: asyncio.Task[None] | None = None
         self._preload_timeout_s = args.request_timeout_s
-        self._cache: ModelCache[Prepared, LoadedModel] = ModelCache(
+        self._cache: ModelCache[PreparedFile, LoadedModel] = ModelCache(
             self._loader,
             limits=CacheLimits(self._config.budget_bytes(self._device_bytes)),
             max_concurrent_loads=args.max_concurrent_loads,
@@ -122,6 +123,7 @@ class Detector:
             used_bytes=self._cache.used_bytes,
             max_models=self._config.max_models,
             models=self._cache.snapshot(),
+            advertised=tuple(sorted(self._bridge.advertised)),
             config_error=self._config_error,
         )
 
@@ -136,6 +138,7 @@ class Detector:
         try:
             config = DetectorConfig.parse(user_config)
             pinned, wanted = await self._resolve(config)
+            config.check_count(wanted)
             limits = CacheLimits(config.budget_bytes(self._device_bytes), config.max_models, pinned)
         except (SettingsError, ServeAppError) as error:
             if not self._configured:
@@ -209,7 +212,7 @@ class Detector:
 
     def _record_memory(self) -> None:
         self._metrics.memory(
-            resident=len(self._cache.keys()),
+            resident=sum(model.state == "resident" for model in self._cache.snapshot()),
             used_bytes=self._cache.used_bytes,
             budget_bytes=self._cache.budget_bytes,
         )

@@ -1,34 +1,23 @@
 """What a replica does with a request, apart from Ray: lease, decode, predict.
 
-Everything comes in from outside (cache, engine thread, metrics), so tests run it without a
-cluster.
+The cache and the engine thread come in from outside, so tests run it without a cluster.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from dataclasses import replace
 
-from serve_app.cache import Lease
+from serve_app.cache import ModelCache
 from serve_app.engines.base import EngineModel
 from serve_app.engines.decoding import decode_image
 from serve_app.engines.worker import EngineThread
-from serve_app.loading.loader import LoadedModel
-from serve_app.types import ImageResult, ModelKey, PredictRequest, PredictResult
+from serve_app.loading.loader import LoadedModel, PreparedFile
+from serve_app.types import ImageArray, ImageResult, PredictRequest, PredictResult
 
 MAX_DECODED_IMAGES = 4
 """Pictures held decoded at once: the largest takes 190 MB, and the engine takes one at a time."""
-
-
-class Leasing(Protocol):
-    """The part of the model cache that answering a request needs."""
-
-    def lease(
-        self, key: ModelKey, *, timeout_s: float
-    ) -> AbstractAsyncContextManager[Lease[LoadedModel]]:
-        """Hold the model of `key` in memory, loading it first where it has to be."""
 
 
 class PredictService:
@@ -36,7 +25,7 @@ class PredictService:
 
     def __init__(
         self,
-        cache: Leasing,
+        cache: ModelCache[PreparedFile, LoadedModel],
         engine_thread: EngineThread,
         *,
         max_image_pixels: int,
@@ -78,12 +67,18 @@ class PredictService:
     ) -> ImageResult:
         async with self._decoded:
             loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(
-                self._decoders, decode_image, data, self._max_image_pixels
-            )
-            return await self._engine_thread.run(
+            image, decode_s = await loop.run_in_executor(self._decoders, self._decode, data)
+            result = await self._engine_thread.run(
                 lambda: model.predict(image, request.params, annotate=request.annotate)
             )
+        preprocess_ms = result.speed_ms["preprocess"] + decode_s * 1000
+        return replace(result, speed_ms={**result.speed_ms, "preprocess": preprocess_ms})
+
+    def _decode(self, data: bytes) -> tuple[ImageArray, float]:
+        """Return the picture and the seconds that decoding took (decoder thread)."""
+        started = self._clock()
+        image = decode_image(data, self._max_image_pixels)
+        return image, self._clock() - started
 
     def close(self) -> None:
         """Stop the decoder threads; pictures not yet begun are dropped."""

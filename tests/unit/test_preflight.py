@@ -43,7 +43,7 @@ def test_shipped_config_is_right(config: Config) -> None:
         (lambda c: c["applications"][0].update(arg={}), r"application\.arg: unknown key"),
         (lambda c: c["applications"][0]["args"].update(repo="x"), r"args\.repo: unknown key"),
         (lambda c: c["applications"][0]["args"].update(device="tpu"), r"args\.device: "),
-        (lambda c: _detector(c).update(name="Detecter"), "no deployment is called 'Detecter'"),
+        (lambda c: _detector(c).update(name="Detecter"), "none is called 'Detecter'"),
         (lambda c: _detector(c).update(replicas=2), r"Detector\.replicas: unknown key"),
         (
             lambda c: _detector(c)["user_config"].update(memory_budget="much"),
@@ -56,6 +56,8 @@ def test_shipped_config_is_right(config: Config) -> None:
             r"Detector\.autoscaling_config: .*max_replicas",
         ),
         (lambda c: c.pop("applications"), "applications: "),
+        (lambda c: c.update(applications=[]), "applications: the list is empty"),
+        (lambda c: c["applications"][0].update(deployments=["x"]), r"deployments"),
     ],
 )
 def test_wrong_config_is_refused_in_one_line_that_names_the_key(
@@ -103,4 +105,22 @@ def test_pins_must_exist(config: Config) -> None:
     assert preflight.check_models(config) >= 1
     _detector(config)["user_config"]["preload"] = ["nobody"]
     with pytest.raises(SettingsError, match=r"Detector\.user_config\.preload: no model 'nobody'"):
+        preflight.check_models(config)
+
+
+def test_a_wrong_official_name_is_said_by_its_key(config: Config) -> None:
+    """What only the registry knows is refused in one line, too."""
+    config["applications"][0]["args"]["official_models"] = ["yolo99n"]
+    with pytest.raises(SettingsError, match=r"args\.official_models"):
+        preflight.check_models(config)
+
+
+def test_pins_and_preloads_are_counted_together(config: Config) -> None:
+    """Two names of one version are one model."""
+    config["applications"][0]["args"]["repository"] = str(ROOT / "models")
+    user_config = _detector(config)["user_config"]
+    user_config.update(max_models=1, pinned=["codes-n"], preload=["codes-n@1"])
+    assert preflight.check_models(config) >= 1
+    user_config.update(preload=["fasteners-n"])
+    with pytest.raises(SettingsError, match=r"Detector\.user_config\.max_models: 1, but"):
         preflight.check_models(config)

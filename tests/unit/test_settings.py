@@ -3,6 +3,7 @@
 import pytest
 
 from serve_app.settings import AppArgs, DetectorConfig, SettingsError
+from serve_app.types import ModelKey
 
 GIB = 2**30
 
@@ -48,12 +49,13 @@ def test_unknown_key_is_named_with_the_key_that_was_meant() -> None:
         AppArgs.parse({"xyz": 1})
 
 
-def test_more_pins_than_max_models_is_a_contradiction() -> None:
-    """Pins and preloads must fit under the count cap."""
-    with pytest.raises(SettingsError, match="pinned: names 2 models, but max_models is 1"):
-        DetectorConfig.parse({"max_models": 1, "pinned": ["a", "b"]})
-    with pytest.raises(SettingsError, match="preload: names 2 models, but max_models is 1"):
-        DetectorConfig.parse({"max_models": 1, "preload": ["a", "b"]})
+def test_more_pins_and_preloads_than_max_models_is_a_contradiction() -> None:
+    """They are counted together, each version once."""
+    config = DetectorConfig.parse({"max_models": 1, "pinned": ["a"], "preload": ["a@1"]})
+    a, b = ModelKey("a", "1"), ModelKey("b", "1")
+    config.check_count([a, a])
+    with pytest.raises(SettingsError, match="max_models: 1, but pinned and preload name 2"):
+        config.check_count([a, b])
 
 
 @pytest.mark.parametrize("reference", ["", "../etc", "a@b@c", "a b", 7])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.errors import InvalidParameterError
-from serve_app.types import ModelKey, ModelRef
+from serve_app.types import ModelRef
 
 
 @pytest.mark.parametrize("text", ["yolo26n", "fasteners-n@1", "a.b_c-d@v8.4.0"])
@@ -23,13 +23,6 @@ def test_malformed_references_are_refused(text: str) -> None:
     """Nothing that could leave the repository or confuse a log is a reference."""
     with pytest.raises(InvalidParameterError, match="malformed"):
         ModelRef.parse(text)
-
-
-def test_a_key_needs_a_version() -> None:
-    """A key is one immutable version."""
-    assert str(ModelKey.parse("a@1")) == "a@1"
-    with pytest.raises(InvalidParameterError, match="no version"):
-        ModelKey.parse("a")
 
 
 @given(st.text(max_size=300))

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from serve_app.ingress.app import create_api
 from serve_app.ingress.limits import IngressLimits
 from serve_app.registry.catalog import Registry
-from serve_app.registry.folder import FolderSource
+from serve_app.registry.folder import FolderScanner
 from tests.unit.ingress.fakes import Clock, FakeBackend
 
 CARD = "description: Screws and nuts\ntask: detect\nclasses: [bolt, nut]\nimgsz: 320\n"
@@ -52,7 +52,7 @@ def limits() -> IngressLimits:
 @pytest.fixture
 def api(backend: FakeBackend, repository: Path, limits: IngressLimits, clock: Clock) -> FastAPI:
     """Return the API as the ingress deployment makes it."""
-    return create_api(backend, Registry(FolderSource(repository), clock=clock), limits)
+    return create_api(backend, Registry(FolderScanner(repository), clock=clock), limits)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from serve_app.ingress.app import create_api
 from serve_app.ingress.limits import IngressLimits
 from serve_app.ingress.parameters import WITH_MODEL
 from serve_app.registry.catalog import Registry
-from serve_app.registry.folder import FolderSource
+from serve_app.registry.folder import FolderScanner
+from serve_app.settings import AppArgs
 from tests.unit.ingress.fakes import FakeBackend, picture
 
 PICTURES = [picture(kind) for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")]
@@ -74,8 +75,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> httpx.ASGITransport:
     repository: Path = tmp_path_factory.mktemp("models")
     (repository / "parts/1").mkdir(parents=True)
     (repository / "parts/1/model.pt").touch()
-    limits = IngressLimits(max_body_bytes=2000, request_timeout_s=5.0)
-    registry = Registry(FolderSource(repository))
+    args = AppArgs.parse({"max_body_bytes": 2000, "request_timeout_s": 5.0})
+    limits = IngressLimits.from_settings(args)
+    registry = Registry(FolderScanner(repository))
     return httpx.ASGITransport(create_api(FakeBackend(), registry, limits))
 
 

@@ -10,7 +10,8 @@ from PIL import Image, ImageFile
 
 from serve_app.errors import ImageTooLargeError, InvalidImageError, UnsupportedMediaError
 from serve_app.ingress.images import check_image
-from serve_app.ingress.limits import MAX_PIXELS_OF_DECODERS, IngressLimits
+from serve_app.settings import AppArgs, SettingsError
+from serve_app.types import MAX_IMAGE_PIXELS
 from tests.unit.ingress.fakes import picture
 
 
@@ -124,12 +125,11 @@ async def test_a_bomb_is_a_413_to_the_client(client: httpx.AsyncClient) -> None:
 
 def test_limits_are_checked_when_they_are_set() -> None:
     """Zero, or more than decoders take, is a mistake in the configuration."""
-    assert 2 * (Image.MAX_IMAGE_PIXELS or 0) in range(
-        MAX_PIXELS_OF_DECODERS - 1, MAX_PIXELS_OF_DECODERS + 2
-    )
-    with pytest.raises(ValueError, match="max_image_pixels"):
-        IngressLimits(max_image_pixels=MAX_PIXELS_OF_DECODERS + 1)
-    with pytest.raises(ValueError, match="max_body_bytes"):
-        IngressLimits(max_body_bytes=0)
-    with pytest.raises(ValueError, match="request_timeout_s"):
-        IngressLimits(request_timeout_s=float("nan"))
+    assert 2 * (Image.MAX_IMAGE_PIXELS or 0) in range(MAX_IMAGE_PIXELS - 1, MAX_IMAGE_PIXELS + 2)
+    for key, value in (
+        ("max_image_pixels", MAX_IMAGE_PIXELS + 1),
+        ("max_body_bytes", 0),
+        ("request_timeout_s", float("nan")),
+    ):
+        with pytest.raises(SettingsError, match=key):
+            AppArgs.parse({key: value})

@@ -9,7 +9,7 @@ from serve_app.types import ModelFormat, ModelKey, ModelSpec
 
 def spec(key: str, source: str = "folder") -> ModelSpec:
     """Return an entry for `key`."""
-    return ModelSpec(ModelKey.parse(key), ModelFormat.PT, source, f"/{key}/model.pt", 1)
+    return ModelSpec(ModelKey(*key.split("@")), ModelFormat.PT, source, f"/{key}/model.pt", 1)
 
 
 def put(root: Path, place: str, file: str = "model.pt", content: bytes = b"weights") -> Path:

@@ -17,7 +17,7 @@ classes: [bolt, nut]
 imgsz: 640
 training: {scenes: 2400, start: scratch, date: 2026-01-31, lr: 0.01, cos: true, note: null}
 evaluation: {map50: 0.97}
-licence: AGPL-3.0-only
+license: AGPL-3.0-only
 """
 
 
@@ -38,7 +38,7 @@ def test_a_full_card_is_typed() -> None:
             "note": None,
         },
         evaluation={"map50": 0.97},
-        licence="AGPL-3.0-only",
+        license="AGPL-3.0-only",
     )
     hash(parse_card(FULL))
 

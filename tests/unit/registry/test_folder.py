@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from serve_app.registry.cards import read_card
-from serve_app.registry.folder import FolderSource
+from serve_app.registry.folder import FolderScanner
 from serve_app.types import ModelCard, ModelFormat, Task
 from tests.unit.registry.support import put
 
 
 def keys(root: Path) -> list[str]:
     """Return the keys of what one scan finds."""
-    return sorted(str(entry.key) for entry in FolderSource(root).scan())
+    return sorted(str(entry.key) for entry in FolderScanner(root).scan())
 
 
 def test_both_formats_are_found(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_both_formats_are_found(tmp_path: Path) -> None:
     path = put(tmp_path, "parts/2")
     put(tmp_path, "parts/2", "model.yaml", b"task: detect\nclasses: [bolt]")
     put(tmp_path, "codes/1", "model.onnx")
-    codes, parts = sorted(FolderSource(tmp_path).scan(), key=lambda entry: entry.key)
+    codes, parts = sorted(FolderScanner(tmp_path).scan(), key=lambda entry: entry.key)
     assert parts.location == str(path)
     assert (parts.format, parts.source, parts.size_bytes) == (ModelFormat.PT, "folder", 7)
     assert (parts.card.task, parts.card.classes) == (Task.DETECT, ("bolt",))
@@ -33,7 +33,7 @@ def test_pt_is_preferred_to_onnx(tmp_path: Path) -> None:
     """The one runs on every device, the other may be an export of it."""
     put(tmp_path, "a/1", "model.onnx")
     put(tmp_path, "a/1", "model.pt")
-    assert [entry.format for entry in FolderSource(tmp_path).scan()] == [ModelFormat.PT]
+    assert [entry.format for entry in FolderScanner(tmp_path).scan()] == [ModelFormat.PT]
 
 
 def test_a_relative_root_gives_absolute_places(
@@ -42,7 +42,7 @@ def test_a_relative_root_gives_absolute_places(
     """Other processes have other working folders."""
     put(tmp_path, "models/a/1")
     monkeypatch.chdir(tmp_path)
-    assert FolderSource(Path("models")).scan()[0].location == str(tmp_path / "models/a/1/model.pt")
+    assert FolderScanner(Path("models")).scan()[0].location == str(tmp_path / "models/a/1/model.pt")
 
 
 def test_what_does_not_fit_is_left_out(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_read_hides_no_other(
 def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
     """An empty registry would look as if all models had been removed."""
     with pytest.raises(OSError, match="nothing"):
-        FolderSource(tmp_path / "nothing").scan()
+        FolderScanner(tmp_path / "nothing").scan()
 
 
 def test_a_card_is_read_once_per_change(
@@ -113,7 +113,7 @@ def test_a_card_is_read_once_per_change(
     """A broken one is complained of once, not every two seconds."""
     put(tmp_path, "a/1")
     path = put(tmp_path, "a/1", "model.yaml", b"task: [")
-    source = FolderSource(tmp_path)
+    source = FolderScanner(tmp_path)
     read: list[Path] = []
 
     def counted(path: Path) -> ModelCard:

@@ -4,13 +4,14 @@ import pytest
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
 from serve_app.errors import InvalidParameterError
-from serve_app.registry.official import DEFAULT_TAG, OFFICIAL_MODELS, OfficialSource
+from serve_app.registry.official import DEFAULT_TAG, OFFICIAL_MODELS, OfficialScanner
+from serve_app.settings import OFFICIAL_URL
 from serve_app.types import ModelFormat, Task
 
 
 def test_a_name_becomes_an_entry() -> None:
     """The release is its version, the download its place."""
-    (entry,) = OfficialSource(["yolo11n-seg", "yolo11n-seg"]).scan()
+    (entry,) = OfficialScanner(["yolo11n-seg", "yolo11n-seg"], url=OFFICIAL_URL).scan()
     assert str(entry.key) == "yolo11n-seg@v8.4.0"
     assert entry.source == "ultralytics"
     assert entry.format is ModelFormat.PT
@@ -23,7 +24,7 @@ def test_a_name_becomes_an_entry() -> None:
 
 def test_a_mirror_takes_the_place_of_the_origin() -> None:
     """A trailing slash makes no difference."""
-    (entry,) = OfficialSource(["yolo26n"], url="http://mirror/x/").scan()
+    (entry,) = OfficialScanner(["yolo26n"], url="http://mirror/x/").scan()
     assert entry.location == "http://mirror/x/v8.4.0/yolo26n.pt"
 
 
@@ -31,7 +32,7 @@ def test_a_mirror_takes_the_place_of_the_origin() -> None:
 def test_another_name_is_refused_by_the_settings_key(name: str) -> None:
     """The operator finds the line to correct."""
     with pytest.raises(InvalidParameterError, match="official_models"):
-        OfficialSource([name])
+        OfficialScanner([name], url=OFFICIAL_URL)
 
 
 def test_every_name_is_one_that_ultralytics_publishes() -> None:

@@ -10,10 +10,10 @@ import pytest
 from serve_app.cache import CacheLimits, ModelCache
 from serve_app.engines.factory import create_engines
 from serve_app.engines.worker import EngineThread
-from serve_app.loading.loader import LoadedModel, Loader, Prepared
-from serve_app.loading.sources.folder import FolderSource as Files
+from serve_app.loading.loader import LoadedModel, Loader, PreparedFile
+from serve_app.loading.sources.folder import FolderSource
 from serve_app.registry.catalog import Registry
-from serve_app.registry.folder import FolderSource
+from serve_app.registry.folder import FolderScanner
 from serve_app.registry.live import AsyncRegistry
 from serve_app.replica.service import PredictService
 from tests.support.checkpoints import STRUCTURES, CheckpointFolder
@@ -29,7 +29,7 @@ MODELS = {"first": ("tiny-detect", 1), "second": ("tiny-detect", 2), "third": ("
 class Replica:
     """The parts that a Detector wires together."""
 
-    cache: ModelCache[Prepared, LoadedModel]
+    cache: ModelCache[PreparedFile, LoadedModel]
     service: PredictService
     repository: Path
 
@@ -46,12 +46,12 @@ async def replica(tmp_path: Path, checkpoints: CheckpointFolder) -> AsyncIterato
     (tmp_path / "broken/1/model.pt").write_bytes(b"nothing")
     thread = EngineThread(1)
     loader = Loader(
-        AsyncRegistry(Registry(FolderSource(tmp_path))).spec,
-        {"folder": Files()},
+        AsyncRegistry(Registry(FolderScanner(tmp_path))).spec,
+        {"folder": FolderSource()},
         create_engines("cpu", 1),
         thread,
     )
-    cache: ModelCache[Prepared, LoadedModel] = ModelCache(loader, limits=CacheLimits(2**30))
+    cache: ModelCache[PreparedFile, LoadedModel] = ModelCache(loader, limits=CacheLimits(2**30))
     service = PredictService(cache, thread, max_image_pixels=1_000_000)
     yield Replica(cache, service, tmp_path)
     await cache.aclose()
