@@ -108,22 +108,24 @@ def main(arguments: Sequence[str]) -> int:
         say(f"cannot start: {error}")
         return 2
     watcher = Watcher(preflight.names(config["applications"]), f"http://{host}:{port}", models)
+    failure = None
     try:
         ray.init(namespace="serve")
         # After ray.init, which sets its own; a shell's background job starts with SIGINT ignored.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        preflight.check_device(config, resources.get("GPU", 0.0))
         watcher.start()
         cli.main(["run", str(path)], standalone_mode=False)
+    except SettingsError as error:
+        failure = str(error)
     except (KeyboardInterrupt, SystemExit):
-        pass
+        failure = watcher.failure
     finally:
         end_ray()
-    if watcher.failure is not None:
-        say(f"cannot start: {watcher.failure}")
-        return 1
-    say("stopped")
-    return 0
+    say("stopped" if failure is None else f"cannot start: {failure}")
+    return 0 if failure is None else 1
 
 
 if __name__ == "__main__":

@@ -182,6 +182,14 @@ def check_port(host: str, port: int) -> None:
             ) from None
 
 
+def check_device(config: Mapping[str, Any], gpus: float) -> None:
+    """Raise SettingsError when GPUs are asked for and the cluster has none: it would wait."""
+    for application in config["applications"]:
+        ours = application.get("import_path") == IMPORT_PATH
+        if ours and gpus < 1 and AppArgs.parse(application.get("args")).device == "cuda":
+            raise SettingsError("args.device: cuda, but the cluster has no GPU: use auto or cpu")
+
+
 def address(config: Mapping[str, Any]) -> tuple[str, int]:
     """Return the host and port that the config makes Serve listen on."""
     options = HTTPOptionsSchema.model_validate(config.get("http_options") or {})

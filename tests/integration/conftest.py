@@ -1,11 +1,15 @@
 """One running application for the whole session: a Ray start costs seconds."""
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ultralytics.models import YOLO
 
+import serve_app.engines  # noqa: F401 - settles the environment before Ultralytics is imported
 from tests.integration.server import Server, free_port, make_config, serving
 from tests.support.attack import write_malicious_checkpoint
 
@@ -26,11 +30,24 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name in DEMO_MODELS:
         shutil.copytree(ROOT / "models" / name, folder / name)
+    _export(folder / "codes-n/1/model.pt", folder / "codes-onnx/1/model.onnx")
     (folder / "corrupt" / "1").mkdir(parents=True)
     (folder / "corrupt" / "1" / "model.pt").write_bytes(b"PK\x03\x04 and then nothing of use")
     (folder / "malicious" / "1").mkdir(parents=True)
     write_malicious_checkpoint(folder / "malicious" / "1" / "model.pt", folder / "executed")
     return folder
+
+
+def _export(checkpoint: Path, target: Path) -> None:
+    """Export with a fixed shape, as `yolo export format=onnx` does."""
+    target.parent.mkdir(parents=True)
+    copy = shutil.copy(checkpoint, target.with_suffix(".pt"))
+    model: Any = YOLO(str(copy))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of every shape that it fixes
+        model.export(format="onnx", simplify=False, imgsz=320, verbose=False)
+    Path(copy).unlink()
+    assert target.exists()
 
 
 @pytest.fixture(scope="session")

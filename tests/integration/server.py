@@ -158,6 +158,20 @@ class Server:
         """Return the keys of the models that are resident."""
         return {m["key"] for m in self.replica()["models"] if m["state"] == "resident"}
 
+    def reset(self) -> None:
+        """Return to the default limits with nothing in memory."""
+        self.reconfigure(memory_budget="1GiB")
+
+        def is_default() -> bool:
+            replica = self.replica()
+            pinned = [model for model in replica["models"] if model["pinned"]]
+            limits = (replica["budget_bytes"], replica["max_models"])
+            return limits == (2**30, None) and not pinned and not replica["config_error"]
+
+        wait_until(is_default, what="the default limits")
+        for model in self.replica()["models"]:
+            assert self.client.post(f"/v1/models/{model['key']}/unload").status_code == 200
+
     def reconfigure(self, **user_config: object) -> None:
         """Change the Detector's `user_config` in place, through Serve's own REST API."""
         self.config["applications"][0]["deployments"][0]["user_config"] = user_config

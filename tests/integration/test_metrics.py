@@ -1,5 +1,6 @@
 """Every metric reaches Ray's exporter, under the name that docs/metrics.md gives."""
 
+import os
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,8 @@ def test_every_metric_is_exported(server: Server, scenes: dict[str, bytes]) -> N
     assert server.client.post("/v1/models/codes-n/unload").status_code == 200
 
     names = {f"ray_{m.name}{'_total' if m.kind == 'counter' else ''}" for m in ALL}
-    (session,) = Path("/tmp/ray").glob(f"session_*_{server.process.pid}")  # noqa: S108 (Ray's own)
+    root = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray"  # noqa: S108 (Ray's own)
+    (session,) = root.glob(f"session_*_{server.process.pid}")
     (port_file,) = session.glob("metrics_export_port_*")
     url = f"http://127.0.0.1:{port_file.read_text()}/metrics"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import ROOT
-from tests.integration.server import Server, wait_until
+from tests.integration.server import Server
 
 ADDRESS = "http://127.0.0.1:8000"
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -22,10 +22,7 @@ def _examples() -> list[tuple[str, str]]:
 
 def test_readme_commands_show_what_they_show(server: Server, tmp_path: Path) -> None:
     """Each command's output is the one printed below it; `...` stands for what may differ."""
-    server.reconfigure(memory_budget="1GiB")
-    wait_until(lambda: server.replica()["budget_bytes"] == 2**30, what="default budget")
-    for key in server.resident():
-        server.client.post(f"/v1/models/{key}/unload")
+    server.reset()
     examples = _examples()
     assert len(examples) >= 5
     for name in ("demo", "README.md"):

@@ -124,3 +124,12 @@ def test_pins_and_preloads_are_counted_together(config: Config) -> None:
     user_config.update(preload=["fasteners-n"])
     with pytest.raises(SettingsError, match=r"Detector\.user_config\.max_models: 1, but"):
         preflight.check_models(config)
+
+
+def test_a_gpu_that_is_not_there_is_refused(config: Config) -> None:
+    """Ray would wait for one for ever."""
+    preflight.check_device(config, gpus=0)
+    config["applications"][0]["args"]["device"] = "cuda"
+    preflight.check_device(config, gpus=1)
+    with pytest.raises(SettingsError, match=r"args\.device: cuda, but the cluster has no GPU"):
+        preflight.check_device(config, gpus=0)
