@@ -69,6 +69,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise SettingsError("applications: the list is empty, so there is nothing to serve")
     for application in config["applications"]:
         _check_application(application)
+    if not any(map(_is_ours, config["applications"])):
+        raise SettingsError(f"applications: none has the import_path {IMPORT_PATH}")
 
 
 def _mappings(where: str, values: object) -> list[Mapping[str, Any]]:
@@ -80,9 +82,14 @@ def _mappings(where: str, values: object) -> list[Mapping[str, Any]]:
     return values
 
 
+def _is_ours(application: Mapping[str, Any]) -> bool:
+    # Ray takes a dot for the colon.
+    return str(application.get("import_path")).replace(":", ".") == IMPORT_PATH.replace(":", ".")
+
+
 def _check_application(application: Mapping[str, Any]) -> None:
     _check_keys("application.", application, ServeApplicationSchema)
-    if application.get("import_path") != IMPORT_PATH:
+    if not _is_ours(application):
         return
     _prefixed("args", lambda: AppArgs.parse(application.get("args")))
     for deployment in application.get("deployments") or ():
@@ -130,7 +137,7 @@ def check_models(config: Mapping[str, Any]) -> int:
     """
     total = 0
     for application in config["applications"]:
-        if application.get("import_path") != IMPORT_PATH:
+        if not _is_ours(application):
             continue
         args = AppArgs.parse(application.get("args"))
         registry = _registry(args)
@@ -185,7 +192,7 @@ def check_port(host: str, port: int) -> None:
 def check_device(config: Mapping[str, Any], gpus: float) -> None:
     """Raise SettingsError when GPUs are asked for and the cluster has none: it would wait."""
     for application in config["applications"]:
-        ours = application.get("import_path") == IMPORT_PATH
+        ours = _is_ours(application)
         if ours and gpus < 1 and AppArgs.parse(application.get("args")).device == "cuda":
             raise SettingsError("args.device: cuda, but the cluster has no GPU: use auto or cpu")
 

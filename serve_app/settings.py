@@ -59,6 +59,13 @@ def _check_reference(value: object) -> str:
         raise ValueError(error.detail) from None
 
 
+def _expand(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # nobody of that name
+        raise ValueError(str(error)) from None
+
+
 MemoryBudget = Annotated[int | str, BeforeValidator(_check_budget)]
 Reference = Annotated[str, BeforeValidator(_check_reference)]
 
@@ -102,7 +109,7 @@ class AppArgs(_Settings):
     official_url: str = Field(
         default=OFFICIAL_URL, description="Where official models are fetched from; for a mirror."
     )
-    cache_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+    cache_dir: Annotated[Path, AfterValidator(_expand)] = Field(
         default=Path("~/.cache/serve_app"),
         validate_default=True,
         description="Folder that fetched model files are kept in.",

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serve_app.engines.pickles import imported_names
+from serve_app.engines.text import printable
 from serve_app.errors import ModelBrokenError
 
-_MAX_PICKLE_BYTES = 16 * 2**20
+_MAX_PICKLE_BYTES = 4 * 2**20  # the largest networks with their optimizers take one
 _MAX_ENTRIES = 100_000
 _HEAD_BYTES = 512
 _RESAVE = "save it again with a current Ultralytics: `YOLO('old.pt').save('new.pt')`"
@@ -35,7 +37,7 @@ def read_globals(path: Path) -> frozenset[str]:
     """
     with _opened(path) as archive:
         entry = _find_pickle(archive, path.stat().st_size)
-        return frozenset(pickle_globals(archive.read(entry)))
+        return frozenset(imported_names(archive.read(entry)))
 
 
 def check_records(path: Path) -> None:
@@ -51,20 +53,6 @@ def check_records(path: Path) -> None:
         damaged = "the archive"
     if damaged is not None:
         raise ModelBrokenError("the checkpoint is corrupt: a checksum is wrong; copy it again")
-
-
-def pickle_globals(data: bytes) -> Iterator[str]:
-    """Yield the dotted names that a pickle imports; raise ValueError when it is malformed."""
-    strings: list[str] = []
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name in {"GLOBAL", "INST"}:
-            yield str(argument).replace(" ", ".", 1)
-        elif opcode.name == "STACK_GLOBAL":
-            # Memoised strings are not followed: torch.save never writes this opcode, and whatever
-            # is read here, the restricted unpickler refuses it.
-            yield ".".join(strings[-2:])
-        elif isinstance(argument, str):
-            strings.append(argument)
 
 
 @contextmanager
@@ -138,12 +126,12 @@ def _why_not_legacy(data: bytes) -> str:
     names: set[str] = set()
     try:
         while data[:1] == b"\x80":
-            names.update(pickle_globals(data))
+            names.update(imported_names(data))
             data = data[_pickle_length(data) :]
     except (ValueError, IndexError, UnicodeDecodeError):
         pass  # what follows the pickles of such a file is raw tensor data
     foreign = sorted(name for name in names if not name.startswith(("torch.", "collections.")))
-    naming = f" naming {', '.join(foreign[:5])}" if foreign else ""
+    naming = f" naming {', '.join(map(printable, foreign[:5]))}" if foreign else ""
     return f"the file is a bare pickle{naming}, which could run code and is never opened; {_RESAVE}"
 
 

@@ -19,6 +19,8 @@ from ultralytics.nn.autobackend import check_class_names
 
 from serve_app.engines.archive import check_archive, read_globals
 from serve_app.engines.base import ModelInfo
+from serve_app.engines.pickles import check_calls
+from serve_app.engines.text import printable
 from serve_app.errors import ModelBrokenError
 from serve_app.types import Task
 
@@ -117,6 +119,7 @@ def _unpickle(path: Path, device: str) -> Any:
     # `torch_safe_load` would patch sys.modules around the whole load, and hold a lock over it.
     with tasks._SafeLoad.loading(path):
         _refuse_foreign(names - (tasks._SafeLoad._registry or {}).keys())
+        check_calls(_read_pickle(path))
         try:
             return torch.load(path, map_location=device, weights_only=True)
         except pickle.UnpicklingError as error:
@@ -127,6 +130,12 @@ def _unpickle(path: Path, device: str) -> Any:
         except (EOFError, RuntimeError) as error:
             logger.info("checkpoint unreadable", exc_info=error)
             raise ModelBrokenError(_DAMAGED) from None
+
+
+def _read_pickle(path: Path) -> bytes:
+    """Read the pickle as `torch.load` will: two readers of archives may see two pickles."""
+    data: bytes = torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
+    return data
 
 
 def _scan(path: Path) -> set[str]:
@@ -148,10 +157,10 @@ def _refuse_foreign(names: Iterable[str]) -> None:
     if any(name.startswith(("models.", "utils.")) for name in foreign):
         raise ModelBrokenError(
             f"the checkpoint was made by an older repository than Ultralytics (it names "
-            f"{foreign[0]}); retrain it with Ultralytics, or register its ONNX export"
+            f"{printable(foreign[0])}); retrain it with Ultralytics, or register its ONNX export"
         )
     raise ModelBrokenError(
-        f"the checkpoint names {', '.join(foreign[:5])}, which is no part of a YOLO model and "
+        f"the checkpoint names {', '.join(map(printable, foreign[:5]))}, which is no part of a YOLO model and "
         "could run code; nothing of it was run"
     )
 
@@ -176,7 +185,9 @@ def _task_of(module: nn.Module) -> Task:
     try:
         return _TASKS[type(module)]
     except KeyError:
-        raise ModelBrokenError(f"{type(module).__name__} is not served; {_supported()}") from None
+        raise ModelBrokenError(
+            f"{printable(type(module).__name__)} is not served; {_supported()}"
+        ) from None
 
 
 def _supported() -> str:

@@ -14,8 +14,8 @@ class DetectorBackend(Protocol):
     async def load(self, key: ModelKey, timeout_s: float) -> None:
         """Return once the model is resident somewhere."""
 
-    async def unload(self, key: ModelKey) -> int:
-        """Release the model everywhere; return on how many replicas it was resident."""
+    async def unload(self, key: ModelKey, timeout_s: float) -> int:
+        """Release the model everywhere once unused; return how many replicas held it."""
 
     async def replicas(self) -> list[ReplicaReport]:
         """Return the state of every replica."""

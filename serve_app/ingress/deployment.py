@@ -27,7 +27,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve calls this once in each replica, after the constructor."""
         return create_api(
-            ServeBackend(self._detector, unload_timeout_s=self._args.request_timeout_s),
+            ServeBackend(self._detector),
             Registry.from_settings(self._args),
             IngressLimits.from_settings(self._args),
             send_request_id=False,  # Serve does

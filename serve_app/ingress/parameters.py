@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from serve_app.errors import InvalidParameterError
 from serve_app.types import MAX_DET, MAX_IMGSZ, MIN_IMGSZ, PredictParams
 
-Pairs = Iterable[tuple[str, str]]
+Pairs = Sequence[tuple[str, str]]
 
 # Python's own float() and int() also take nan, 1_000, surrounding space and digits of any script.
 _NUMBER = re.compile(
@@ -24,6 +24,7 @@ _BOOLEANS = {
 }
 MAX_PAGE = 1000
 """Models on one page of the listing."""
+_MAX_PAIRS = 1000
 _DEFAULTS = PredictParams()
 
 
@@ -210,16 +211,22 @@ def parse_values(pairs: Pairs, known: Iterable[Parameter]) -> dict[str, Any]:
     Raises:
         InvalidParameterError: one is unknown, malformed, out of range or contradicts another
     """
+    if len(pairs) > _MAX_PAIRS:
+        raise InvalidParameterError(f"{len(pairs)} parameters were given: at most {_MAX_PAIRS}")
     table = {parameter.name: parameter for parameter in known}
     values: dict[str, Any] = {}
+    repeated: dict[int, None] = {}  # keeps the order, drops what is named twice
     for given, text in pairs:
         if given not in table:
             raise InvalidParameterError(_unknown(given, table))
-        value, name = table[given].value(text), _OTHER_NAMES.get(given, given)
+        value: Any = table[given].value(text)
+        name = _OTHER_NAMES.get(given, given)
         if name == _REPEATABLE:
-            values[name] = tuple(dict.fromkeys(values.get(name, ()) + value))
+            repeated.update(dict.fromkeys(value))
         elif values.setdefault(name, value) != value:
             raise InvalidParameterError(f"{name} is given twice, with different values: drop one")
+    if repeated:
+        values[_REPEATABLE] = tuple(repeated)
     return values
 
 

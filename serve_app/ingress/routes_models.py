@@ -102,7 +102,7 @@ async def unload_model(request: Request) -> Response:
     limit_s = services.limits.request_timeout_s
     deadline = Deadline(timeout_of(query_values(request, TIMEOUT), limit_s))
     key = await services.key_of(request.path_params["ref"])
-    count = await deadline.bound(services.backend.unload(key), f"unloading {key}")
+    count = await deadline.bound(services.backend.unload(key, deadline.left_s), f"unloading {key}")
     return json_response(
         {"model": str(key), "state": "unloaded", "replicas": int(count)},
         headers={"X-Model-Id": str(key)},

@@ -18,6 +18,7 @@ from serve_app.ingress.parameters import (
     PredictOptions,
     parse_options,
 )
+from serve_app.ingress.proxy_headers import MODEL_HEADER
 from serve_app.ingress.responses import encode_answer, predict_headers
 from serve_app.ingress.services import Services
 from serve_app.types import ModelKey, PredictRequest, PredictResult
@@ -25,8 +26,8 @@ from serve_app.types import ModelKey, PredictRequest, PredictResult
 _MANY_FINDINGS = 100
 """More than this are turned into JSON in a thread: their outlines may be long."""
 
-# Ray Serve's proxy reads this header, too; clients in the field spell it both ways.
-_MODEL_HEADERS = ("serve_multiplexed_model_id", "serve-multiplexed-model-id")
+# Clients in the field spell Ray Serve's header both ways; behind our proxy it has another name.
+_MODEL_HEADERS = ("serve_multiplexed_model_id", "serve-multiplexed-model-id", MODEL_HEADER)
 
 
 def predict_router() -> APIRouter:

@@ -18,10 +18,9 @@ REPORT_TIMEOUT_S = 4.0
 class ServeBackend:
     """Implements DetectorBackend over the handle of the Detector deployment."""
 
-    def __init__(self, handle: DeploymentHandle[Any], *, unload_timeout_s: float) -> None:
-        """Call the Detector through `handle`; an unload waits so long for requests to end."""
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        """Call the Detector through `handle`."""
         self._handle = handle
-        self._unload_timeout_s = unload_timeout_s
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         """Answer on a replica that holds the model, if one does.
@@ -36,11 +35,10 @@ class ServeBackend:
         """Make a model resident on one replica, the one that holds it already if one does."""
         await self._call("load", key, key, timeout_s)
 
-    async def unload(self, key: ModelKey) -> int:
+    async def unload(self, key: ModelKey, timeout_s: float) -> int:
         """Release a model on every replica; return how many held it."""
-        wait_s = self._unload_timeout_s
-        answers = await self._broadcast("unload", key, wait_s, timeout_s=wait_s + REPORT_TIMEOUT_S)
-        return sum(bool(_unwrap(answer)) for answer in answers)
+        answers = await self._broadcast("unload", key, timeout_s, timeout_s=timeout_s)
+        return sum(_unwrap(answer) for answer in answers)
 
     async def replicas(self) -> list[ReplicaReport]:
         """Ask every replica for its state; one that dies meanwhile is left out.
@@ -51,10 +49,7 @@ class ServeBackend:
             reports = await self._broadcast("report", timeout_s=REPORT_TIMEOUT_S)
         except OverloadedError:
             return []
-        return sorted(
-            (report for report in reports if isinstance(report, ReplicaReport)),
-            key=lambda report: report.replica_id,
-        )
+        return sorted(reports, key=lambda report: report.replica_id)
 
     async def ready(self) -> bool:
         """Return whether at least one replica answers."""
@@ -82,15 +77,21 @@ class ServeBackend:
         raise AssertionError("unreachable")
 
     async def _broadcast(self, method: str, *arguments: object, timeout_s: float) -> list[Any]:
+        """Call every replica; one that dies meanwhile gives no answer."""
         response = self._handle.broadcast(method, *arguments)
         try:
-            return list(await response.results_async(timeout_s=timeout_s, return_exceptions=True))
+            answers = await response.results_async(timeout_s=timeout_s, return_exceptions=True)
         except DeploymentUnavailableError:
             raise OverloadedError("no detector replica is running now: try again later") from None
         except TimeoutError:
             raise DeadlineExceededError(
                 f"not every replica answered {method!r} within {timeout_s:g} s: try again"
             ) from None
+        alive = [answer for answer in answers if not isinstance(answer, RayActorError)]
+        for answer in alive:
+            if isinstance(answer, Exception):
+                raise answer
+        return alive
 
 
 def _unwrap(answer: T | Failure) -> T:

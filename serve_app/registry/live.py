@@ -39,6 +39,19 @@ class AsyncRegistry:
         """Return the entry of `key`; raise ModelNotFoundError when it does not exist."""
         return await self._look_up(lambda: self._registry.snapshot.spec(key))
 
+    async def current_spec(self, key: ModelKey) -> ModelSpec:
+        """Return the entry of `key` as it is now: for a loader, whose keys exist and are few.
+
+        Raises:
+            ModelNotFoundError: it does not exist any more
+        """
+        await self._freshen()
+        try:
+            return self._registry.snapshot.spec(key)
+        except ModelNotFoundError:
+            await self._refresh()
+            return self._registry.snapshot.spec(key)
+
     async def list(self) -> tuple[ModelSpec, ...]:
         """Return every entry, sorted by name, then version from the lowest to the highest."""
         await self._freshen()

@@ -143,6 +143,36 @@ def test_deadline_exceeded(server: Server) -> None:
     assert server.predict("fasteners-n", _picture()).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"serve_multiplexed_model_id",
+        b"x-request-id",
+        b"x-session-id",
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+    ],
+)
+@pytest.mark.parametrize("value", [b"caf\xe9", b"0", b"-1", b"x" * 4000])
+def test_headers_for_ray_serve_do_no_harm(server: Server, name: bytes, value: bytes) -> None:
+    """What Ray's proxy would trust does not reach it, so none ends in a 500."""
+    answer = server.client.post(
+        "/v1/models/fasteners-n/predict", content=_picture(), headers={name: value}
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_header_of_multiplexing_names_a_model(server: Server) -> None:
+    """As with Ray Serve's own applications; an unknown name is a 404."""
+    header = "serve_multiplexed_model_id"
+    answer = server.client.post("/v1/predict", content=_picture(), headers={header: "codes-n"})
+    assert answer.headers["x-model-id"] == "codes-n@1"
+    _check(
+        server.client.post("/v1/predict", content=_picture(), headers={header: "nobody"}),
+        "model_not_found",
+    )
+
+
 def test_every_code_of_the_contract_is_provoked_here() -> None:
     """A new error needs a test of its own."""
     source = Path(__file__).read_text()

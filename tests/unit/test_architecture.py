@@ -25,13 +25,14 @@ ALLOWED: dict[str, set[str]] = {
     "ingress": SHARED | {"settings", "logs", "registry"},
     "app": {"settings", "ingress", "replica"},
     "preflight": SHARED | {"settings", "registry"},
-    "__main__": {"settings", "preflight"},
+    "watcher": set(),
+    "__main__": {"settings", "preflight", "watcher"},
     "__init__": set(),
 }
 """For each part of serve_app, the other parts it may import."""
 
 FOREIGN = {
-    "ray": {"app", "metrics", "replica", "ingress", "preflight", "__main__"},
+    "ray": {"app", "metrics", "replica", "ingress", "preflight", "watcher", "__main__"},
     "torch": {"engines"},
     "ultralytics": {"engines"},
     "onnxruntime": {"engines"},

@@ -56,6 +56,8 @@ def test_shipped_config_is_right(config: Config) -> None:
             r"Detector\.autoscaling_config: .*max_replicas",
         ),
         (lambda c: c.pop("applications"), "applications: "),
+        (lambda c: c["applications"][0].update(import_path="other:app"), "applications: none has"),
+        (lambda c: c["applications"][0]["args"].update(cache_dir="~no-one/x"), r"args\.cache_dir"),
         (lambda c: c.update(applications=[]), "applications: the list is empty"),
         (lambda c: c["applications"][0].update(deployments=["x"]), r"deployments"),
     ],

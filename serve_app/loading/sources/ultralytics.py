@@ -18,6 +18,7 @@ from serve_app.types import ModelSpec
 _CONNECT_TIMEOUT_S = 3.0
 _READ_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 2**20
+_DOWNLOAD_TIMEOUT_S = 600.0
 _LOCK_POLL_S = 0.1
 _ADVICE = "put the file into the model repository, or give this machine access to the network"
 
@@ -61,10 +62,14 @@ class UltralyticsSource:
         partial = path.with_suffix(f".{secrets.token_hex(4)}.part")
         try:
             with partial.open("wb") as file:
-                await self._stream(spec, file)
-                file.flush()
-                os.fsync(file.fileno())
+                async with asyncio.timeout(_DOWNLOAD_TIMEOUT_S):
+                    await self._stream(spec, file)
+                await asyncio.to_thread(_sync, file)
             os.replace(partial, path)
+        except TimeoutError:
+            raise SourceUnavailableError(
+                f"the download of {spec.key} took longer than {_DOWNLOAD_TIMEOUT_S:g} s; {_ADVICE}"
+            ) from None
         except httpx.HTTPError as error:
             # The error's text may hold the URL with its credentials: only its kind is told.
             raise SourceUnavailableError(
@@ -92,6 +97,11 @@ class UltralyticsSource:
             raise SourceUnavailableError(
                 f"the download of {spec.key} was cut short after {received} bytes; ask again"
             )
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _check_status(spec: ModelSpec, status: int) -> None:

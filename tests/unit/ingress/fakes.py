@@ -101,7 +101,7 @@ class FakeBackend:
         self.loaded.append(key)
         await self._act()
 
-    async def unload(self, key: ModelKey) -> int:
+    async def unload(self, key: ModelKey, timeout_s: float) -> int:
         """Record the key."""
         self.unloaded.append(key)
         await self._act()

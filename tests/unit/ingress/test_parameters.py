@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from serve_app.errors import InvalidParameterError
-from serve_app.ingress.parameters import COMMON, WITH_MODEL, parse_options
+from serve_app.ingress.parameters import COMMON, WITH_MODEL, parse_options, parse_values
 from tests.unit.ingress.fakes import FakeBackend, picture
 
 URL = "/v1/models/parts/predict"
@@ -107,3 +107,11 @@ async def test_the_refusal_reaches_the_client(
     ):
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
     assert not backend.predicted
+
+
+def test_a_flood_of_parameters_is_refused_at_once() -> None:
+    """Each costs time on the event loop that all requests share."""
+    pairs = [("classes", str(number)) for number in range(1000)]
+    assert parse_values(pairs, COMMON)["classes"] == tuple(range(1000))
+    with pytest.raises(InvalidParameterError, match="1001 parameters were given: at most 1000"):
+        parse_values([*pairs, ("classes", "1000")], COMMON)

@@ -67,7 +67,7 @@ class Handle:
 
 def _backend(*outcomes: object) -> tuple[ServeBackend, Handle]:
     handle: Any = Handle(*outcomes)
-    return ServeBackend(handle, unload_timeout_s=1.0), handle
+    return ServeBackend(handle), handle
 
 
 async def _predict(backend: ServeBackend) -> object:
@@ -115,14 +115,17 @@ async def test_a_failure_becomes_the_error_that_it_was() -> None:
 
 async def test_unload_counts_the_replicas_that_held_it() -> None:
     """Every replica is asked; one that refuses is told of."""
-    backend, _ = _backend([True, False, True])
-    assert await backend.unload(KEY) == 2
+    backend, _ = _backend([True, False, True, ActorDiedError()])
+    assert await backend.unload(KEY, 1.0) == 2
+    backend, _ = _backend([True, ValueError("a defect")])
+    with pytest.raises(ValueError, match="a defect"):
+        await backend.unload(KEY, 1.0)
     backend, _ = _backend([True, Failure("overloaded", "in use", 1.0)])
     with pytest.raises(OverloadedError, match="in use"):
-        await backend.unload(KEY)
+        await backend.unload(KEY, 1.0)
     backend, _ = _backend(_unavailable())
     with pytest.raises(OverloadedError):
-        await backend.unload(KEY)
+        await backend.unload(KEY, 1.0)
 
 
 async def test_replicas_leaves_out_what_does_not_answer() -> None:

@@ -106,3 +106,19 @@ async def test_a_cancelled_lookup_does_not_end_the_scan() -> None:
     fixture.gate.set()
     assert await second == ModelKey("a", "1")
     assert fixture.source.scans == 1
+
+
+async def test_a_loader_finds_what_another_process_has_just_found() -> None:
+    """A miss is always worth a scan, and old news is not acted upon for long."""
+    fixture = Fixture()
+    await fixture.registry.list()
+    fixture.source.keys = ["a@1", "b@1"]
+    new = ModelKey("b", "1")
+    with pytest.raises(ModelNotFoundError):
+        await fixture.registry.spec(new)
+    assert (await fixture.registry.current_spec(new)).key == new
+    assert fixture.source.scans == 2
+    fixture.source.keys = ["a@1"]
+    fixture.clock.now += 4.5
+    with pytest.raises(ModelNotFoundError):
+        await fixture.registry.current_spec(new)

@@ -1,6 +1,7 @@
 """A replica answers: right model, right order, and nothing is left after a failure."""
 
 import asyncio
+import gc
 import io
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from serve_app.cache import CacheLimits
+from serve_app.engines.memory import resident_bytes
 from serve_app.errors import InvalidImageError, InvalidParameterError, ModelBrokenError
 from serve_app.types import ImageResult, ModelKey, PredictParams, PredictRequest
 from tests.support.checkpoints import BUS, reference
@@ -108,3 +110,21 @@ async def test_a_cancelled_request_gives_its_lease_back(replica: Replica) -> Non
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert [model.leases for model in replica.cache.snapshot()] == [0]
+
+
+async def test_evictions_return_the_memory(replica: Replica) -> None:
+    """The whole way of 200 loads and evictions leaves the resident set where it was."""
+    replica.cache.reconfigure(CacheLimits(2**30, max_models=1))
+    resident: list[int] = []
+    for cycle in range(200):
+        name = ("first", "third")[cycle % 2]
+        result = await replica.service.predict(_request(name, _png(1)))
+        assert result.cold
+        if cycle == 40:
+            gc.collect()
+        if cycle > 40:
+            resident.append(resident_bytes())
+    slope, _ = np.polyfit(np.arange(len(resident)), np.array(resident), 1)
+    # A model that stayed would add 400 kB per cycle.
+    assert slope < 8192, f"the resident set climbs by {slope:.0f} bytes per load"
+    assert len(replica.cache.snapshot()) == 1

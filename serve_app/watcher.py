@@ -1,0 +1,82 @@
+"""Watches a deployment from beside `serve run`, which itself would wait for ever."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from ray import serve
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+
+POLL_INTERVAL_S = 0.5
+PATIENCE_S = 30.0
+_MAX_UNREADABLE = 60
+_ERROR_LINE = re.compile(r"[\w.]+(?:Error|Exception): (.+)")
+
+
+class Watcher(threading.Thread):
+    """Waits until the applications run or one has failed; `failure` then says why."""
+
+    def __init__(
+        self,
+        applications: Sequence[str],
+        *,
+        on_running: Callable[[], None],
+        on_failure: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """Watch `applications` by name; the callbacks are called in this thread."""
+        super().__init__(name="deploy-watcher", daemon=True)
+        self._applications = applications
+        self._on_running = on_running
+        self._on_failure = on_failure
+        self._say = say
+        self._unreadable = 0
+        self.failure: str | None = None
+
+    def run(self) -> None:
+        """Poll Serve's status until it is decided."""
+        patient_until = time.monotonic() + PATIENCE_S
+        while self.failure is None:
+            time.sleep(POLL_INTERVAL_S)
+            states = self._states()
+            failed = [s for s in states if s.status == ApplicationStatus.DEPLOY_FAILED]
+            if failed:
+                self.failure = reason(messages(failed[0]))
+            elif len(states) == len(self._applications) and all(
+                state.status == ApplicationStatus.RUNNING for state in states
+            ):
+                self._on_running()
+                return
+            elif time.monotonic() > patient_until:
+                patient_until += PATIENCE_S
+                self._say("still starting: " + reason(m for s in states for m in messages(s)))
+        self._on_failure()
+
+    def _states(self) -> list[ApplicationStatusOverview]:
+        """Return the applications' states; while Serve restarts it cannot be asked."""
+        try:
+            found = serve.status().applications
+        except Exception as error:
+            self._unreadable += 1
+            if self._unreadable >= _MAX_UNREADABLE:
+                self.failure = f"Serve's status cannot be read: {type(error).__name__}"
+            return []
+        self._unreadable = 0
+        return [found[name] for name in self._applications if name in found]
+
+
+def messages(state: ApplicationStatusOverview) -> list[str]:
+    """Return what Serve says of an application and its deployments."""
+    return [state.message, *(deployment.message for deployment in state.deployments.values())]
+
+
+def reason(said: Iterable[str]) -> str:
+    """Return the line of a failed deployment's messages that says what was wrong.
+
+    Serve's messages hold whole stack traces, the one of the cause last.
+    """
+    lines = [line.strip() for message in said for line in message.splitlines()]
+    errors = [match[1] for line in lines if (match := _ERROR_LINE.fullmatch(line))]
+    known = errors or [line for line in lines if line] or ["nothing was said; see the log above"]
+    return known[-1]
