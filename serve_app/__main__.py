@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 import ray
@@ -58,19 +59,23 @@ def main(arguments: Sequence[str]) -> int:
         if interrupted.is_set():
             failure = watcher.failure
     finally:
-        end_ray()
+        end_ray(watcher)
     say("stopped" if failure is None else f"cannot start: {failure}")
     return 0 if failure is None else 1
 
 
 def start_ray(interrupted: threading.Event) -> None:
     """Start Ray, or join the cluster that RAY_ADDRESS names, and take over the signals."""
+    serve_run: Any = cli.commands["run"].callback
 
-    def on_signal(_: int, __: FrameType | None) -> None:
+    def on_signal(_: int, frame: FrameType | None) -> None:
         interrupted.set()
-        raise KeyboardInterrupt
+        if frame is not None and frame.f_code is serve_run.__code__:
+            raise KeyboardInterrupt  # `serve run` waits in its loop: it will shut down in order
+        abandon()
 
-    # A shell's background job begins with SIGINT ignored; Ray sets a handler of its own.
+    # A shell's background job begins with SIGINT ignored, and Ray sets a handler of its own: so
+    # both before and after.
     signal.signal(signal.SIGINT, on_signal)
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", PROXY_CALLBACK)
     # Never whatever cluster happens to run here: deploying replaces what others serve on it.
@@ -79,10 +84,28 @@ def start_ray(interrupted: threading.Event) -> None:
         signal.signal(number, on_signal)
 
 
-def end_ray() -> None:
+def abandon() -> None:
+    """Kill what this process started and end: amid Ray's native code an exception would crash."""
+    stopped: set[psutil.Process] = set()
+    # Stopped first: one that still ran could start another while we look.
+    while new := set(psutil.Process().children(recursive=True)) - stopped:
+        for process in new:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        stopped |= new
+    for process in stopped:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(stopped, timeout=STRAGGLERS_TIMEOUT_S)
+    say("stopped")
+    os._exit(0)
+
+
+def end_ray(watcher: Watcher) -> None:
     """Stop Ray and wait for every process that this one started; end those that hang."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # once more would leave processes behind
+    watcher.stop()
     started = psutil.Process().children(recursive=True)
     ray.shutdown()
     for end in (psutil.Process.terminate, psutil.Process.kill):

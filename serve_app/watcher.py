@@ -32,13 +32,21 @@ class Watcher(threading.Thread):
         self._on_failure = on_failure
         self._say = say
         self._unreadable = 0
+        self._stopped = threading.Event()
         self.failure: str | None = None
+
+    def stop(self) -> None:
+        """End the thread; to be called before Ray is shut down, which a poll would start anew."""
+        self._stopped.set()
+        if self.is_alive():
+            self.join()
 
     def run(self) -> None:
         """Poll Serve's status until it is decided."""
         patient_until = time.monotonic() + PATIENCE_S
         while self.failure is None:
-            time.sleep(POLL_INTERVAL_S)
+            if self._stopped.wait(POLL_INTERVAL_S):
+                return
             states = self._states()
             failed = [s for s in states if s.status == ApplicationStatus.DEPLOY_FAILED]
             if failed:

@@ -2,7 +2,8 @@
 
 Two readings: `read_model` with the weights, and `read_structure` without, on the meta device, for
 which nothing but the structure is read from disk. Both go through torch's restricted unpickler
-with the allow-list of Ultralytics; a file that names anything else is refused by those names.
+with the allow-list of Ultralytics; a file that names or calls anything else is refused by name.
+What is declared is bounded before it is unfolded: a small file must not take much of anything.
 """
 
 import logging
@@ -19,7 +20,9 @@ from ultralytics.nn.autobackend import check_class_names
 
 from serve_app.engines.archive import check_archive, read_globals
 from serve_app.engines.base import ModelInfo
+from serve_app.engines.guard import is_out_of_memory
 from serve_app.engines.pickles import check_calls
+from serve_app.engines.storages import read_plain_tensors, read_weights
 from serve_app.engines.text import printable
 from serve_app.errors import ModelBrokenError
 from serve_app.types import Task
@@ -39,7 +42,9 @@ _DAMAGED = "the checkpoint is truncated or corrupt; copy it again"
 _DEFAULT_IMGSZ = 640
 _MAX_IMGSZ = 8192
 _MAX_EXPANSION = 8
-_MAX_PLAIN_TENSOR = 2**20
+_MAX_PARTS = 300_000  # ten times the largest networks
+_MAX_CLASSES = 10_000
+_MAX_NAME_CHARACTERS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +91,23 @@ def read_structure(path: Path) -> Checkpoint:
 
 def _read(path: Path, device: str) -> Checkpoint:
     try:
-        content = _unpickle(path, device)
+        content = _unpickle(path)
         module = _choose_model(content)
         task = _task_of(module)
+        _check_parts(module)
         for sub in module.modules():
             _forget_last_image(sub)
-            if device == "meta":
-                _read_plain_tensors(sub, path)
         _check_size(module, path.stat().st_size)
+        read_plain_tensors(module, path)
+        if device != "meta":
+            read_weights(module, path)
         module = _fuse(module, device)
         return Checkpoint(module, _describe(module, task, content))
     except ModelBrokenError:
         raise
-    except MemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         logger.info("checkpoint refused", exc_info=error)
         raise ModelBrokenError(
             f"the checkpoint is no usable YOLO model ({type(error).__name__}); "
@@ -108,8 +115,8 @@ def _read(path: Path, device: str) -> Checkpoint:
         ) from None
 
 
-def _unpickle(path: Path, device: str) -> Any:
-    """Load through the restricted unpickler, which refuses all names but the allowed ones."""
+def _unpickle(path: Path) -> Any:
+    """Load, without numbers, through the restricted unpickler, which allows known names only."""
     check_archive(path)
     names = _scan(path)
     if "ultralytics.nn.text_model.CLIP" in names:
@@ -121,13 +128,15 @@ def _unpickle(path: Path, device: str) -> Any:
         _refuse_foreign(names - (tasks._SafeLoad._registry or {}).keys())
         check_calls(_read_pickle(path))
         try:
-            return torch.load(path, map_location=device, weights_only=True)
+            return torch.load(path, map_location="meta", weights_only=True)
         except pickle.UnpicklingError as error:
             logger.info("checkpoint refused", exc_info=error)
             raise ModelBrokenError(
                 "the checkpoint asks for something outside a YOLO model; nothing of it was run"
             ) from None
         except (EOFError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             logger.info("checkpoint unreadable", exc_info=error)
             raise ModelBrokenError(_DAMAGED) from None
 
@@ -160,8 +169,8 @@ def _refuse_foreign(names: Iterable[str]) -> None:
             f"{printable(foreign[0])}); retrain it with Ultralytics, or register its ONNX export"
         )
     raise ModelBrokenError(
-        f"the checkpoint names {', '.join(map(printable, foreign[:5]))}, which is no part of a YOLO model and "
-        "could run code; nothing of it was run"
+        f"the checkpoint names {', '.join(map(printable, foreign[:5]))}, which is no part of a "
+        "YOLO model and could run code; nothing of it was run"
     )
 
 
@@ -201,24 +210,21 @@ def _forget_last_image(module: nn.Module) -> None:
             del module.__dict__[name]
 
 
-def _read_plain_tensors(module: nn.Module, path: Path) -> None:
-    """Fill in tensors such as `Detect.stride`, which are structure although they are tensors."""
-    for name, value in module.__dict__.items():
-        if isinstance(value, torch.Tensor) and value.is_meta:
-            module.__dict__[name] = _read_tensor(value, path)
-
-
-def _read_tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
-    storage = value.untyped_storage()
-    if storage.nbytes() > _MAX_PLAIN_TENSOR:
-        raise ModelBrokenError("the checkpoint keeps large tensors outside its parameters")
-    with path.open("rb") as file:
-        file.seek(storage._checkpoint_offset or 0)
-        data = bytearray(file.read(storage.nbytes()))
-    if not data:
-        return torch.empty(value.shape, dtype=value.dtype)
-    flat = torch.frombuffer(data, dtype=value.dtype)
-    return flat.as_strided(value.shape, value.stride(), value.storage_offset()).clone()
+def _check_parts(module: nn.Module) -> None:
+    """Refuse structures that repeat themselves: each step down may double what there is to walk."""
+    waiting: list[Any] = [module]
+    seen = 0
+    while waiting:
+        part = waiting.pop()
+        seen += 1
+        if isinstance(part, nn.Module):
+            waiting.extend(part.__dict__.values())
+        elif isinstance(part, dict):
+            waiting.extend((*part.keys(), *part.values()))
+        elif isinstance(part, list | tuple | set):
+            waiting.extend(part)
+        if seen + len(waiting) > _MAX_PARTS:
+            raise ModelBrokenError("the checkpoint's structure is larger than any YOLO model's")
 
 
 def _check_size(module: nn.Module, file_bytes: int) -> None:
@@ -252,7 +258,7 @@ def _describe(module: nn.Module, task: Task, content: dict[str, Any]) -> Descrip
     imgsz = arguments.get("imgsz") if isinstance(arguments, dict) else None
     info = ModelInfo(
         task=task,
-        names=_check_names(attributes.names),
+        names=check_names(attributes.names),
         imgsz=usable_imgsz(imgsz, stride),
         stride=stride,
     )
@@ -265,7 +271,20 @@ def _describe(module: nn.Module, task: Task, content: dict[str, Any]) -> Descrip
     )
 
 
-def _check_names(names: Any) -> dict[int, str]:
+def check_names(names: Any) -> dict[int, str]:
+    """Return class names by their ids.
+
+    Raises:
+        ModelBrokenError: there are too many, or they are too long
+    """
+    if not isinstance(names, dict | list) or len(names) > _MAX_CLASSES:
+        raise ModelBrokenError(f"the model's class names are none, or more than {_MAX_CLASSES}")
+    texts = names.values() if isinstance(names, dict) else names
+    plain = all(isinstance(text, str | int | float) for text in texts)
+    if not plain or any(len(str(text)) > _MAX_NAME_CHARACTERS for text in texts):
+        raise ModelBrokenError(
+            f"a class name of the model is no text of up to {_MAX_NAME_CHARACTERS} characters"
+        )
     checked: dict[int, str] = check_class_names(names)
     return checked
 

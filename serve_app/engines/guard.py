@@ -25,11 +25,21 @@ def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return function(*args, **kwargs)
     except ServeAppError:
         raise
-    except (MemoryError, torch.cuda.OutOfMemoryError):
-        raise OverloadedError("there is no memory left for this model now; ask again") from None
     except Exception as error:
+        if is_out_of_memory(error):
+            detail = "there is no memory left for this model now; ask again"
+            raise OverloadedError(detail) from None
         logger.warning("a model fails", exc_info=error)
         raise ModelBrokenError(
             f"the model cannot be run ({type(error).__name__}); export it again with a current "
             "Ultralytics, and see this server's log for more"
         ) from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the memory ran out; on the CPU, torch tells so by the text alone."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory")
+    )

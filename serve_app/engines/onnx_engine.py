@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from ultralytics.nn.autobackend import check_class_names
 from ultralytics.nn.backends.base import BaseBackend
 
 from serve_app.engines import predictors
 from serve_app.engines.base import ModelInfo
-from serve_app.engines.checkpoint import usable_imgsz
+from serve_app.engines.checkpoint import check_names, usable_imgsz
 from serve_app.engines.files import VerifiedFiles
 from serve_app.engines.memory import release_free_memory, resident_bytes
+from serve_app.engines.onnx_graph import inspect_graph
+from serve_app.engines.text import printable
 from serve_app.errors import ModelBrokenError
 from serve_app.types import Footprint, ImageArray, ImageResult, PredictParams, Task
 
@@ -56,7 +57,7 @@ class OnnxEngine:
         self._verified = VerifiedFiles()
 
     def verify(self, path: Path) -> Footprint:
-        """Check the file's metadata and estimate its footprint (loader thread).
+        """Check the file without running it and estimate its footprint (loader thread).
 
         Raises:
             ModelBrokenError: the file is corrupt or no export of Ultralytics
@@ -70,6 +71,7 @@ class OnnxEngine:
             ModelBrokenError: the file is corrupt or no export of Ultralytics
         """
         metadata = read_metadata(path)
+        estimate = self.verify(path).own_bytes
         release_free_memory()  # a session in memory freed before would seem to take none
         before = resident_bytes()
         try:
@@ -81,7 +83,7 @@ class OnnxEngine:
             raise ModelBrokenError(
                 "the ONNX file is truncated, corrupt or uses unknown operators; export it again"
             ) from None
-        return OnnxModel(metadata, session, self._device, path.stat().st_size, before)
+        return OnnxModel(metadata, session, self._device, estimate, before)
 
     def _options(self) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
@@ -109,7 +111,7 @@ class OnnxModel:
         metadata: ExportMetadata,
         session: Any,
         device: torch.device,
-        file_bytes: int,
+        estimate: int,
         resident_before: int,
     ) -> None:
         self._session: Any | None = session
@@ -122,9 +124,9 @@ class OnnxModel:
             )
         self._input = pixels.name
         self._outputs = [output.name for output in session.get_outputs()]
-        self._file_bytes = file_bytes
+        self._estimate = estimate
         self._resident_before = resident_before
-        self._nbytes = max(file_bytes, resident_bytes() - resident_before)
+        self._nbytes = estimate
         self._info = metadata.info
         self._backend = predictors.Backend(
             info=metadata.info,
@@ -149,7 +151,7 @@ class OnnxModel:
 
     @property
     def footprint(self) -> Footprint:
-        """What the process grew by, at least the file's size and at most a plausible multiple."""
+        """What the process grew by, at least its weights and at most a plausible multiple."""
         return Footprint(self._nbytes)
 
     def warm_up(self) -> None:
@@ -157,9 +159,9 @@ class OnnxModel:
         predictors.warm_up(self._backend)
         release_free_memory()
         growth = resident_bytes() - self._resident_before
-        most = 2 * _estimate(self._file_bytes)
-        # Other threads grow the process too: what it grew by counts only as far as is plausible.
-        self._nbytes = min(max(growth, self._file_bytes), most)
+        # Other threads grow the process too, or shrink it: this counts only as far as is plausible.
+        least = int((self._estimate - _SESSION_BYTES) / _WEIGHT_FACTOR)
+        self._nbytes = min(max(growth, least), 2 * self._estimate)
 
     def predict(
         self, image: ImageArray, params: PredictParams, *, annotate: bool = False
@@ -200,7 +202,7 @@ def read_metadata(path: Path) -> ExportMetadata:
         )
     if raw["task"] not in set(Task):
         raise ModelBrokenError(
-            f"the task {raw['task'][:40]!r} is not served; supported tasks are {', '.join(Task)}"
+            f"the task {printable(raw['task'])} is not served; supported tasks are {', '.join(Task)}"
         )
     try:
         return parse_metadata(raw)
@@ -216,7 +218,7 @@ def parse_metadata(raw: Mapping[str, str]) -> ExportMetadata:
     kpt_shape = _literal(raw["kpt_shape"]) if "kpt_shape" in raw else None
     info = ModelInfo(
         task=Task(raw["task"]),
-        names=dict(check_class_names(_literal(raw["names"]))),
+        names=check_names(_literal(raw["names"])),
         imgsz=usable_imgsz(_literal(raw["imgsz"]), stride),
         stride=stride,
     )
@@ -237,8 +239,6 @@ def _literal(text: str) -> Any:
 
 def _inspect(path: Path) -> Footprint:
     read_metadata(path)
-    return Footprint(_estimate(path.stat().st_size))
-
-
-def _estimate(file_bytes: int) -> int:
-    return int(file_bytes * _WEIGHT_FACTOR) + _SESSION_BYTES
+    held_bytes = max(inspect_graph(path), path.stat().st_size)
+    release_free_memory()
+    return Footprint(int(held_bytes * _WEIGHT_FACTOR) + _SESSION_BYTES)

@@ -38,6 +38,8 @@ _CALLS_OF_TWO = {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"
 # Their states make them loop over a number of layers that they name.
 _NEVER_MADE = ("torch.nn.modules.rnn.", "torch.nn.modules.lazy.")
 
+_MAX_TUPLE = 10_000  # values, those of the tuples in it included: hashing it visits each of them
+
 _OPAQUE: Final = object()  # a value of which nothing need be known
 _LITERALS = {
     *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
@@ -50,6 +52,12 @@ _DROPPED = {"APPEND": 1, "SETITEM": 2, "BUILD": 1, "PROTO": 0, "STOP": 0}
 
 class _Global(str):
     """A dotted name that the pickle imports."""
+
+
+class _Tuple(tuple[Any, ...]):
+    """A tuple that knows how much it unfolds to."""
+
+    size: int
 
 
 def check_calls(data: bytes) -> None:
@@ -106,15 +114,23 @@ class _Walk:
         elif opcode in {"TUPLE", "APPENDS", "SETITEMS"}:
             items, self._stack = self._stack, self._outer.pop()
             if opcode == "TUPLE":
-                self._stack.append(tuple(items))
+                self._stack.append(_pack(items))
         elif opcode == "EMPTY_TUPLE":
-            self._stack.append(())
+            self._stack.append(_pack([]))
         elif opcode in _TUPLES:
             items = [self._stack.pop() for _ in range(_TUPLES[opcode])]
-            self._stack.append(tuple(reversed(items)))
+            self._stack.append(_pack(items[::-1]))
         else:
             for _ in range(_DROPPED[opcode]):
                 self._stack.pop()
+
+
+def _pack(items: list[Any]) -> _Tuple:
+    packed = _Tuple(items)
+    packed.size = 1 + sum(item.size if isinstance(item, _Tuple) else 1 for item in items)
+    if packed.size > _MAX_TUPLE:
+        raise ValueError("a tuple of tuples without end")
+    return packed
 
 
 def _check_made(made: Any, arguments: Any) -> None:

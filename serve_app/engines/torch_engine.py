@@ -55,7 +55,10 @@ class TorchEngine:
         weights = Weights.pack(tensors, channels_last=_is_channels_last(self._device))
         self._costs.assume(graph.signature, checkpoint.description.info)
         weights = weights.to(self._device)
-        return TorchModel(checkpoint.description, graph, weights, self._costs, self._device)
+        description = checkpoint.description
+        del checkpoint, tensors
+        release_free_memory()  # what reading took, which is more than what is kept
+        return TorchModel(description, graph, weights, self._costs, self._device)
 
     def _inspect(self, path: Path) -> Footprint:
         checkpoint = read_structure(path)
@@ -120,6 +123,7 @@ class TorchModel:
         needed_bytes = self._measured_warm_up()
         self._graph.warmed.add(self.info.imgsz)
         self._costs.measure(self._signature, self.info, needed_bytes)
+        release_free_memory()
 
     def predict(
         self, image: ImageArray, params: PredictParams, *, annotate: bool = False

@@ -13,6 +13,7 @@ from tests.integration.server import (
     session_processes,
     start,
     stop,
+    wait_until,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -67,4 +68,13 @@ def test_ctrl_c_ends_it_and_leaves_no_process(tmp_path: Path, preload: str) -> N
         assert session_processes(session)
     assert server.process.returncode == 0
     assert session_processes(session) == []
+    assert (tmp_path / "log").read_text().strip().endswith("serve_app: stopped")
+
+
+def test_ctrl_c_during_the_start_leaves_no_process(tmp_path: Path) -> None:
+    """Whenever the interrupt comes, nothing is left running."""
+    process = start(make_config(ROOT / "models", free_port()), tmp_path)
+    wait_until(lambda: "dashboard at" in (tmp_path / "log").read_text(), 60.0, "Ray's start")
+    assert stop(process) == []
+    assert process.returncode == 0
     assert (tmp_path / "log").read_text().strip().endswith("serve_app: stopped")
