@@ -20,6 +20,9 @@ from serve_app.types import ImageArray
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
+# OpenCV would print a line for every malformed picture.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 # Ultralytics replaces `Image.open` by one that looks for further plug-ins on unreadable files.
 _open_image = getattr(patches, "_image_open", Image.open)
 _ORIENTATION = 0x0112

@@ -201,8 +201,9 @@ def read_metadata(path: Path) -> ExportMetadata:
             "task, names, stride and imgsz; export it with `YOLO('model.pt').export(format='onnx')`"
         )
     if raw["task"] not in set(Task):
+        task = printable(raw["task"])
         raise ModelBrokenError(
-            f"the task {printable(raw['task'])} is not served; supported tasks are {', '.join(Task)}"
+            f"the task '{task}' is not served; supported tasks are {', '.join(Task)}"
         )
     try:
         return parse_metadata(raw)

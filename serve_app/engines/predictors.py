@@ -20,19 +20,19 @@ from ultralytics.models.yolo.classify import ClassificationPredictor
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.models.yolo.obb import OBBPredictor
 from ultralytics.models.yolo.pose import PosePredictor
-from ultralytics.models.yolo.segment import SegmentationPredictor
 
 from serve_app.engines.base import ModelInfo
 from serve_app.engines.guard import guarded
 from serve_app.engines.parameters import check_params
 from serve_app.engines.results import annotate_result, to_image_result
+from serve_app.engines.segments import BoundedSegmentationPredictor
 from serve_app.errors import InvalidImageError
 from serve_app.types import ImageArray, ImageResult, PredictParams, Task
 
 _MAX_SCALED_PIXELS = 50_000_000
 _PREDICTORS: dict[Task, type[BasePredictor]] = {
     Task.DETECT: DetectionPredictor,
-    Task.SEGMENT: SegmentationPredictor,
+    Task.SEGMENT: BoundedSegmentationPredictor,
     Task.POSE: PosePredictor,
     Task.OBB: OBBPredictor,
     Task.CLASSIFY: ClassificationPredictor,
@@ -87,7 +87,9 @@ def _answer(
     annotate: bool,
 ) -> ImageResult:
     with torch.inference_mode():
-        result, speed_ms = _run(_predictor(backend, params, imgsz), backend, image)
+        predictor = _predictor(backend, params, imgsz)
+        predictor.keep_masks = annotate
+        result, speed_ms = _run(predictor, backend, image)
         drawn = annotate_result(result) if annotate else None
         return to_image_result(result, backend.info.task, speed_ms, drawn)
 

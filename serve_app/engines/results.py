@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from ultralytics.utils import USER_CONFIG_DIR, plotting
 
+from serve_app.engines.segments import plot_result
 from serve_app.types import FloatArray, ImageResult, Task
 
 _JPEG_QUALITY = 90
@@ -47,7 +48,7 @@ def to_image_result(
 def annotate_result(result: Any) -> bytes:
     """Return a JPEG of the picture with its findings drawn, as `Results.plot` does."""
     encoded, data = cv2.imencode(
-        ".jpg", result.plot(), [int(cv2.IMWRITE_JPEG_QUALITY), _JPEG_QUALITY]
+        ".jpg", plot_result(result), [int(cv2.IMWRITE_JPEG_QUALITY), _JPEG_QUALITY]
     )
     if not encoded:
         raise RuntimeError("the drawn picture could not be encoded")

@@ -35,6 +35,7 @@ FOREIGN = {
     "ray": {"app", "metrics", "replica", "ingress", "preflight", "watcher", "__main__"},
     "torch": {"engines"},
     "ultralytics": {"engines"},
+    "onnx": {"engines"},
     "onnxruntime": {"engines"},
     "fastapi": {"ingress"},
     "starlette": {"ingress"},

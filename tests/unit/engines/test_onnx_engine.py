@@ -140,7 +140,7 @@ def test_malformed_metadata_are_refused(
 def test_sound_metadata_with_a_broken_graph_are_refused(exported: Path, tmp_path: Path) -> None:
     """What only opening tells."""
     model = onnx.load(str(exported))
-    model.graph.node[0].op_type = "NoSuchOperator"
+    next(node for node in model.graph.node if node.op_type == "Conv").op_type = "NoSuchOperator"
     path = tmp_path / "model.onnx"
     onnx.save(model, str(path))
 
