@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 
 from serve_app.errors import ServeAppError
@@ -129,6 +130,11 @@ class AppArgs(_Settings):
     max_body_bytes: ByteSize = Field(
         default=ByteSize(32 * 2**20), gt=0, description="Largest request body, e.g. 32MiB."
     )
+    max_inflight_bytes: ByteSize = Field(
+        default=ByteSize(512 * 2**20),
+        gt=0,
+        description="Bodies of all requests that one ingress replica holds at the same time.",
+    )
     max_image_pixels: int = Field(
         default=64_000_000,
         ge=1,
@@ -144,6 +150,15 @@ class AppArgs(_Settings):
         le=3600,
         description="Longest time for one request; also the cap of a client's own timeout_s.",
     )
+
+    @model_validator(mode="after")
+    def _check_bytes(self) -> Self:
+        if self.max_inflight_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_inflight_bytes: {self.max_inflight_bytes} is less than max_body_bytes "
+                f"({self.max_body_bytes}): the largest body could never be taken"
+            )
+        return self
 
 
 class DetectorConfig(_Settings):

@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from serve_app.ingress import openapi
 from serve_app.ingress.backend import DetectorBackend
-from serve_app.ingress.limits import IngressLimits
+from serve_app.ingress.limits import InFlight, IngressLimits
 from serve_app.ingress.problems import ResponseGuard, add_problem_handlers
 from serve_app.ingress.responses import versions
 from serve_app.ingress.routes_models import models_router
@@ -36,7 +36,8 @@ def create_api(
         # A redirect would send the whole picture twice.
         redirect_slashes=False,
     )
-    Services(backend, AsyncRegistry(registry), limits).attach(app)
+    in_flight = InFlight(limits.max_inflight_bytes)
+    Services(backend, AsyncRegistry(registry), limits, in_flight).attach(app)
     for router in (predict_router(), models_router(), status_router()):
         app.include_router(router)
     add_problem_handlers(app)

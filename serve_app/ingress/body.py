@@ -20,7 +20,7 @@ from serve_app.errors import (
     UnsupportedMediaError,
 )
 from serve_app.ingress.images import ACCEPTED
-from serve_app.ingress.limits import IngressLimits
+from serve_app.ingress.limits import Holding, InFlight, IngressLimits
 
 FILE_FIELD = "file"
 _MULTIPART = "multipart/form-data"
@@ -48,16 +48,19 @@ class PredictBody:
     fields: tuple[tuple[str, str], ...] = ()
 
 
-def check_headers(request: Request, limits: IngressLimits) -> None:
+def check_headers(request: Request, limits: IngressLimits, in_flight: InFlight) -> None:
     """Refuse what the headers alone show to be wrong, before the body is read.
 
     Raises:
         ImageTooLargeError: the body is announced to be too long
+        OverloadedError: there is no room for it beside the requests in progress
         UnsupportedMediaError: it is JSON or compressed
     """
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length[:20]) > limits.max_body_bytes:
-        raise _too_long(limits)
+    if length.isascii() and length.isdigit():
+        if int(length[:20]) > limits.max_body_bytes:
+            raise _too_long(limits)
+        in_flight.check(int(length))
     media_type = _media_type(request)
     if media_type.endswith(("/json", "+json")):
         raise UnsupportedMediaError(
@@ -68,15 +71,16 @@ def check_headers(request: Request, limits: IngressLimits) -> None:
         raise UnsupportedMediaError(f"Content-Encoding {encoding[:50]!r}: send it uncompressed")
 
 
-async def read_body(request: Request, limits: IngressLimits) -> PredictBody:
-    """Return the pictures and form fields of the request.
+async def read_body(request: Request, limits: IngressLimits, holding: Holding) -> PredictBody:
+    """Return the pictures and form fields of the request; `holding` counts their bytes.
 
     Raises:
         ImageTooLargeError: it is longer, or has more files, than the limits allow
         InvalidImageError: there is no picture in it
         InvalidParameterError: the form is malformed
+        OverloadedError: there is no room for it beside the requests in progress
     """
-    stream = _counted(request, limits)
+    stream = _counted(request, limits, holding)
     if _media_type(request) == _MULTIPART:
         return await _read_form(request, stream, limits)
     data = b"".join([chunk async for chunk in stream])
@@ -85,12 +89,15 @@ async def read_body(request: Request, limits: IngressLimits) -> PredictBody:
     return PredictBody((Upload(data, "the body"),))
 
 
-async def _counted(request: Request, limits: IngressLimits) -> AsyncGenerator[bytes, None]:
+async def _counted(
+    request: Request, limits: IngressLimits, holding: Holding
+) -> AsyncGenerator[bytes, None]:
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > limits.max_body_bytes:
             raise _too_long(limits)
+        holding.take(len(chunk))
         yield chunk
         # Chunks that wait already would be parsed without a break: others get a turn.
         await asyncio.sleep(0)

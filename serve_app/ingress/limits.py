@@ -1,11 +1,12 @@
 """How much one request may ask for, and the clock that ends it."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
-from serve_app.errors import DeadlineExceededError
+from serve_app.errors import DeadlineExceededError, OverloadedError
 from serve_app.settings import AppArgs
 
 T = TypeVar("T")
@@ -16,6 +17,7 @@ class IngressLimits:
     """The limits of one request. `request_timeout_s` is the longest time a client may ask for."""
 
     max_body_bytes: int
+    max_inflight_bytes: int
     max_image_pixels: int
     max_images_per_request: int
     request_timeout_s: float
@@ -25,10 +27,49 @@ class IngressLimits:
         """Take the limits out of the settings, which have checked them."""
         return cls(
             max_body_bytes=args.max_body_bytes,
+            max_inflight_bytes=args.max_inflight_bytes,
             max_image_pixels=args.max_image_pixels,
             max_images_per_request=args.max_images_per_request,
             request_timeout_s=args.request_timeout_s,
         )
+
+
+class InFlight:
+    """Bounds the bytes that all requests in progress hold together; one for an ingress replica."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self.held_bytes = 0
+
+    @contextmanager
+    def hold(self) -> Iterator["Holding"]:
+        """Count what one request takes inside the block, and give all of it back at its end."""
+        holding = Holding(self)
+        try:
+            yield holding
+        finally:
+            self.held_bytes -= holding.taken_bytes
+
+    def check(self, more_bytes: int) -> None:
+        """Raise OverloadedError when there is no room for so many bytes more."""
+        if self.held_bytes + more_bytes > self._limit_bytes:
+            raise OverloadedError(
+                f"requests in progress hold {self.held_bytes} bytes already: try again later"
+            )
+
+
+class Holding:
+    """What one request holds."""
+
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
+        self.taken_bytes = 0
+
+    def take(self, more_bytes: int) -> None:
+        """Count bytes before they are kept; raise OverloadedError when there is no room."""
+        self._in_flight.check(more_bytes)
+        self._in_flight.held_bytes += more_bytes
+        self.taken_bytes += more_bytes
 
 
 class Deadline:

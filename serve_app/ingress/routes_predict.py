@@ -9,7 +9,7 @@ from serve_app.errors import InvalidParameterError
 from serve_app.ingress import openapi
 from serve_app.ingress.body import PredictBody, check_headers, read_body
 from serve_app.ingress.images import check_image
-from serve_app.ingress.limits import Deadline, IngressLimits
+from serve_app.ingress.limits import Deadline, Holding, IngressLimits
 from serve_app.ingress.parameters import (
     COMMON,
     WITH_MODEL,
@@ -57,32 +57,35 @@ async def predict(request: Request) -> Response:
     """
     services = Services.of(request)
     deadline = Deadline(services.limits.request_timeout_s)
-    check_headers(request, services.limits)
+    check_headers(request, services.limits, services.in_flight)
     # Looked up before the body is read: an unknown name costs no upload.
     key = await services.key_of(request.path_params["ref"])
-    body, options = await _read(request, services.limits, deadline, COMMON)
-    return await _answer(services, deadline, key, body, options)
+    with services.in_flight.hold() as holding:
+        body, options = await _read(request, services.limits, holding, deadline, COMMON)
+        return await _answer(services, deadline, key, body, options)
 
 
 async def predict_with_model(request: Request) -> Response:
     """The model is named by `model`, by `model_type`, or by the header of Ray Serve."""
     services = Services.of(request)
     deadline = Deadline(services.limits.request_timeout_s)
-    check_headers(request, services.limits)
+    check_headers(request, services.limits, services.in_flight)
     named = [("model", request.headers[name]) for name in _MODEL_HEADERS if name in request.headers]
-    body, options = await _read(request, services.limits, deadline, WITH_MODEL, named)
-    if options.model is None:
-        raise InvalidParameterError(
-            "no model is named: give model=NAME in the query or the form, "
-            "or use /v1/models/NAME/predict"
-        )
-    key = await services.key_of(options.model)
-    return await _answer(services, deadline, key, body, options)
+    with services.in_flight.hold() as holding:
+        body, options = await _read(request, services.limits, holding, deadline, WITH_MODEL, named)
+        if options.model is None:
+            raise InvalidParameterError(
+                "no model is named: give model=NAME in the query or the form, "
+                "or use /v1/models/NAME/predict"
+            )
+        key = await services.key_of(options.model)
+        return await _answer(services, deadline, key, body, options)
 
 
 async def _read(
     request: Request,
     limits: IngressLimits,
+    holding: Holding,
     deadline: Deadline,
     known: tuple[Parameter, ...],
     more: Pairs = (),
@@ -91,7 +94,7 @@ async def _read(
     given = [*more, *request.query_params.multi_items()]
     # Parsed before the body is read, too: a wrong query costs no upload, a short time holds.
     deadline.shorten(parse_options(given, known, limits.request_timeout_s).timeout_s)
-    body = await deadline.bound(read_body(request, limits), "reading the body")
+    body = await deadline.bound(read_body(request, limits, holding), "reading the body")
     options = parse_options([*given, *body.fields], known, limits.request_timeout_s)
     deadline.shorten(options.timeout_s)
     if options.annotate and len(body.uploads) > 1:

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 
 from serve_app.errors import ServeAppError
 from serve_app.ingress.backend import DetectorBackend
-from serve_app.ingress.limits import Deadline, IngressLimits
+from serve_app.ingress.limits import Deadline, InFlight, IngressLimits
 from serve_app.ingress.parameters import Parameter, parse_values
 from serve_app.registry.live import AsyncRegistry
 from serve_app.types import ModelKey, ModelRef, ReplicaReport
@@ -24,6 +24,7 @@ class Services:
     backend: DetectorBackend
     registry: AsyncRegistry
     limits: IngressLimits
+    in_flight: InFlight
 
     def attach(self, app: FastAPI) -> None:
         """Make these the services of `app`."""

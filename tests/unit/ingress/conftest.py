@@ -43,6 +43,7 @@ def limits() -> IngressLimits:
     """Return small limits, so that tests reach them cheaply."""
     return IngressLimits(
         max_body_bytes=256 * 1024,
+        max_inflight_bytes=512 * 1024,
         max_image_pixels=1_000_000,
         max_images_per_request=3,
         request_timeout_s=5.0,
