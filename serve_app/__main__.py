@@ -45,26 +45,31 @@ def main(arguments: Sequence[str]) -> int:
         on_failure=lambda: os.kill(os.getpid(), signal.SIGINT),
         say=say,
     )
-    failure: str | None = "Serve ended unexpectedly; see the log above"
     interrupted = threading.Event()
+    failure: str | None = "Serve ended unexpectedly; see the log above"
     try:
-        start_ray(interrupted)
+        start_ray(watcher, interrupted)
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         preflight.check_device(config, resources.get("GPU", 0.0))
         watcher.start()
         cli.main(["run", str(path)], standalone_mode=False)
-    except SettingsError as error:
-        failure = str(error)
     except (KeyboardInterrupt, SystemExit):  # `serve run` ends every way with the latter
         if interrupted.is_set():
             failure = watcher.failure
+    except Exception as error:
+        failure = " ".join(str(error).split()) or type(error).__name__
     finally:
         end_ray(watcher)
+    return conclude(failure)
+
+
+def conclude(failure: str | None) -> int:
+    """Say how it ended and return the exit status; no failure means that it was interrupted."""
     say("stopped" if failure is None else f"cannot start: {failure}")
     return 0 if failure is None else 1
 
 
-def start_ray(interrupted: threading.Event) -> None:
+def start_ray(watcher: Watcher, interrupted: threading.Event) -> None:
     """Start Ray, or join the cluster that RAY_ADDRESS names, and take over the signals."""
     serve_run: Any = cli.commands["run"].callback
 
@@ -72,7 +77,7 @@ def start_ray(interrupted: threading.Event) -> None:
         interrupted.set()
         if frame is not None and frame.f_code is serve_run.__code__:
             raise KeyboardInterrupt  # `serve run` waits in its loop: it will shut down in order
-        abandon()
+        abandon(watcher)
 
     # A shell's background job begins with SIGINT ignored, and Ray sets a handler of its own: so
     # both before and after.
@@ -84,7 +89,7 @@ def start_ray(interrupted: threading.Event) -> None:
         signal.signal(number, on_signal)
 
 
-def abandon() -> None:
+def abandon(watcher: Watcher) -> None:
     """Kill what this process started and end: amid Ray's native code an exception would crash."""
     stopped: set[psutil.Process] = set()
     # Stopped first: one that still ran could start another while we look.
@@ -97,8 +102,7 @@ def abandon() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(stopped, timeout=STRAGGLERS_TIMEOUT_S)
-    say("stopped")
-    os._exit(0)
+    os._exit(conclude(watcher.failure))
 
 
 def end_ray(watcher: Watcher) -> None:

@@ -25,6 +25,24 @@ class ModelInfo:
     stride: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a model's file says of it, of whatever format.
+
+    end2end: whether it picks the final boxes itself
+    dynamic: whether it takes any input size
+    rtdetr: whether it is an RT-DETR, whose boxes are decoded in another way
+    transforms: the preprocessing that a classification checkpoint carries, None elsewhere
+    """
+
+    info: ModelInfo
+    end2end: bool
+    dynamic: bool
+    rtdetr: bool
+    kpt_shape: tuple[int, int] | None
+    transforms: object | None = None
+
+
 class EngineModel(Protocol):
     """A model open on a device; holding it keeps its memory."""
 

@@ -19,7 +19,7 @@ from ultralytics.nn import tasks
 from ultralytics.nn.autobackend import check_class_names
 
 from serve_app.engines.archive import check_archive, read_globals
-from serve_app.engines.base import ModelInfo
+from serve_app.engines.base import Description, ModelInfo
 from serve_app.engines.guard import is_out_of_memory
 from serve_app.engines.pickles import check_calls
 from serve_app.engines.storages import read_plain_tensors, read_weights
@@ -45,22 +45,6 @@ _MAX_EXPANSION = 8
 _MAX_PARTS = 300_000  # ten times the largest networks
 _MAX_CLASSES = 10_000
 _MAX_NAME_CHARACTERS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What a checkpoint says of itself.
-
-    end2end: whether its head picks the final boxes itself
-    rtdetr: whether it is an RT-DETR, whose boxes are decoded in another way
-    transforms: the preprocessing that a classification checkpoint carries, None elsewhere
-    """
-
-    info: ModelInfo
-    end2end: bool
-    rtdetr: bool
-    kpt_shape: tuple[int, int] | None
-    transforms: object | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +247,7 @@ def _describe(module: nn.Module, task: Task, content: dict[str, Any]) -> Descrip
         stride=stride,
     )
     return Description(
+        dynamic=True,
         info=info,
         end2end=bool(getattr(module, "end2end", False)),
         rtdetr=type(module) is tasks.RTDETRDetectionModel,

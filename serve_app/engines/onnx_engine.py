@@ -3,7 +3,6 @@
 import ast
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from ultralytics.nn.backends.base import BaseBackend
 
 from serve_app.engines import predictors
-from serve_app.engines.base import ModelInfo
+from serve_app.engines.base import Description, ModelInfo
 from serve_app.engines.checkpoint import check_names, usable_imgsz
 from serve_app.engines.files import VerifiedFiles
 from serve_app.engines.memory import release_free_memory, resident_bytes
@@ -30,21 +29,6 @@ _MAX_FIELD_CHARACTERS = 2**20
 _SESSION_BYTES = 4 * 2**20
 _WEIGHT_FACTOR = 1.3
 _FATAL_SEVERITY = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ExportMetadata:
-    """What Ultralytics wrote into the file when exporting.
-
-    end2end: whether the graph picks the final boxes itself
-    dynamic: whether it takes any input size
-    """
-
-    info: ModelInfo
-    end2end: bool
-    dynamic: bool
-    rtdetr: bool
-    kpt_shape: tuple[int, int] | None
 
 
 class OnnxEngine:
@@ -70,7 +54,7 @@ class OnnxEngine:
         Raises:
             ModelBrokenError: the file is corrupt or no export of Ultralytics
         """
-        metadata = read_metadata(path)
+        description = read_metadata(path)
         estimate = self.verify(path).own_bytes
         release_free_memory()  # a session in memory freed before would seem to take none
         before = resident_bytes()
@@ -83,7 +67,7 @@ class OnnxEngine:
             raise ModelBrokenError(
                 "the ONNX file is truncated, corrupt or uses unknown operators; export it again"
             ) from None
-        return OnnxModel(metadata, session, self._device, estimate, before)
+        return OnnxModel(description, session, self._device, estimate, before)
 
     def _options(self) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
@@ -108,7 +92,7 @@ class OnnxModel:
 
     def __init__(
         self,
-        metadata: ExportMetadata,
+        description: Description,
         session: Any,
         device: torch.device,
         estimate: int,
@@ -127,27 +111,22 @@ class OnnxModel:
         self._estimate = estimate
         self._resident_before = resident_before
         self._nbytes = estimate
-        self._info = metadata.info
         self._backend = predictors.Backend(
-            info=metadata.info,
+            description=description,
             device=device,
             forward=self._forward,
             format="onnx",
-            end2end=metadata.end2end,
             fp16="float16" in pixels.type,
-            dynamic=metadata.dynamic,
-            rtdetr=metadata.rtdetr,
-            kpt_shape=metadata.kpt_shape,
         )
 
     def __repr__(self) -> str:
         state = "closed" if self._session is None else f"{self._nbytes} bytes"
-        return f"<OnnxModel {self._info.task}: {state}>"
+        return f"<OnnxModel {self.info.task}: {state}>"
 
     @property
     def info(self) -> ModelInfo:
         """Task, class names and input size."""
-        return self._info
+        return self._backend.description.info
 
     @property
     def footprint(self) -> Footprint:
@@ -188,7 +167,7 @@ class OnnxModel:
         return tensors[0] if len(tensors) == 1 else tensors
 
 
-def read_metadata(path: Path) -> ExportMetadata:
+def read_metadata(path: Path) -> Description:
     """Return what Ultralytics wrote into the file, read without loading it.
 
     Raises:
@@ -211,7 +190,7 @@ def read_metadata(path: Path) -> ExportMetadata:
         raise ModelBrokenError("the ONNX file's metadata are malformed; export it again") from None
 
 
-def parse_metadata(raw: Mapping[str, str]) -> ExportMetadata:
+def parse_metadata(raw: Mapping[str, str]) -> Description:
     """Return the metadata of their texts; raise ValueError and the like when malformed. Pure."""
     arguments = _literal(raw.get("args", "{}"))
     stride = int(raw["stride"])
@@ -223,7 +202,7 @@ def parse_metadata(raw: Mapping[str, str]) -> ExportMetadata:
         imgsz=usable_imgsz(_literal(raw["imgsz"]), stride),
         stride=stride,
     )
-    return ExportMetadata(
+    return Description(
         info=info,
         end2end=bool(_literal(raw.get("end2end", "False")) or arguments.get("nms", False)),
         dynamic=dynamic,

@@ -21,7 +21,7 @@ from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.models.yolo.obb import OBBPredictor
 from ultralytics.models.yolo.pose import PosePredictor
 
-from serve_app.engines.base import ModelInfo
+from serve_app.engines.base import Description
 from serve_app.engines.guard import guarded
 from serve_app.engines.parameters import check_params
 from serve_app.engines.results import annotate_result, to_image_result
@@ -41,25 +41,18 @@ _PREDICTORS: dict[Task, type[BasePredictor]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """One open model as Ultralytics' predictors see it; the names are AutoBackend's.
+    """One open model as Ultralytics' predictors see it.
 
     forward: pixels (1, 3, height, width), RGB in 0..1 -> raw output
     format: "pt" or "onnx"
-    dynamic: whether an exported model takes any input size
-    rtdetr: whether it is an RT-DETR, whose boxes are decoded in another way
-    transforms: a classification checkpoint's own preprocessing
+    fp16: whether the input is of half precision
     """
 
-    info: ModelInfo
+    description: Description
     device: torch.device
     forward: Callable[[torch.Tensor], Any]
     format: str
-    end2end: bool = False
     fp16: bool = False
-    dynamic: bool = True
-    rtdetr: bool = False
-    kpt_shape: tuple[int, int] | None = None
-    transforms: object | None = None
 
 
 def predict(
@@ -73,8 +66,10 @@ def predict(
         ModelBrokenError: the model fails on sound input
         OverloadedError: the memory ran out
     """
-    imgsz = check_params(params, backend.info, fixed_size=not backend.dynamic)
-    if backend.info.task is Task.CLASSIFY:
+    imgsz = check_params(
+        params, backend.description.info, fixed_size=not backend.description.dynamic
+    )
+    if backend.description.info.task is Task.CLASSIFY:
         _check_length(image, imgsz)
     return guarded(_answer, backend, image, params, imgsz, annotate)
 
@@ -91,7 +86,7 @@ def _answer(
         predictor.keep_masks = annotate
         result, speed_ms = _run(predictor, backend, image)
         drawn = annotate_result(result) if annotate else None
-        return to_image_result(result, backend.info.task, speed_ms, drawn)
+        return to_image_result(result, backend.description.info.task, speed_ms, drawn)
 
 
 def _check_length(image: ImageArray, imgsz: tuple[int, int]) -> None:
@@ -107,8 +102,8 @@ def _check_length(image: ImageArray, imgsz: tuple[int, int]) -> None:
 
 def warm_up(backend: Backend) -> None:
     """Run one forward pass at the model's own input size (engine thread)."""
-    _template(backend.info.task, backend.rtdetr)
-    height, width = backend.info.imgsz
+    _template(backend.description.info.task, backend.description.rtdetr)
+    height, width = backend.description.info.imgsz
     dtype = torch.float16 if backend.fp16 else torch.float32
     with torch.inference_mode():
         backend.forward(torch.zeros(1, 3, height, width, dtype=dtype, device=backend.device))
@@ -137,7 +132,7 @@ def _run(predictor: Any, backend: Backend, image: ImageArray) -> tuple[Any, Mapp
 
 
 def _predictor(backend: Backend, params: PredictParams, imgsz: tuple[int, int]) -> Any:
-    template = _template(backend.info.task, backend.rtdetr)
+    template = _template(backend.description.info.task, backend.description.rtdetr)
     predictor = copy.copy(template)
     predictor.args = copy.copy(template.args)
     predictor.args.conf = params.conf
@@ -158,16 +153,16 @@ def _template(task: Task, rtdetr: bool) -> Any:
 
 def _facade(backend: Backend) -> SimpleNamespace:
     return SimpleNamespace(
-        names=dict(backend.info.names),
-        stride=backend.info.stride,
+        names=dict(backend.description.info.names),
+        stride=backend.description.info.stride,
         device=backend.device,
         format=backend.format,
-        end2end=backend.end2end,
+        end2end=backend.description.end2end,
         fp16=backend.fp16,
-        dynamic=backend.dynamic,
-        kpt_shape=backend.kpt_shape,
+        dynamic=backend.description.dynamic,
+        kpt_shape=backend.description.kpt_shape,
         channels=3,
-        model=SimpleNamespace(transforms=backend.transforms),
+        model=SimpleNamespace(transforms=backend.description.transforms),
     )
 
 

@@ -7,8 +7,8 @@ import torch
 
 from serve_app.engines import predictors
 from serve_app.engines.archive import check_records
-from serve_app.engines.base import ModelInfo
-from serve_app.engines.checkpoint import Description, read_model, read_structure
+from serve_app.engines.base import Description, ModelInfo
+from serve_app.engines.checkpoint import read_model, read_structure
 from serve_app.engines.costs import GraphCosts
 from serve_app.engines.files import VerifiedFiles
 from serve_app.engines.graphs import (
@@ -88,14 +88,7 @@ class TorchModel:
         self._signature = graph.signature
         self._nbytes = weights.layout.nbytes
         self._backend = predictors.Backend(
-            info=description.info,
-            device=device,
-            forward=self._forward,
-            format="pt",
-            end2end=description.end2end,
-            rtdetr=description.rtdetr,
-            kpt_shape=description.kpt_shape,
-            transforms=description.transforms,
+            description=description, device=device, forward=self._forward, format="pt"
         )
 
     def __repr__(self) -> str:
@@ -105,7 +98,7 @@ class TorchModel:
     @property
     def info(self) -> ModelInfo:
         """Task, class names and input size."""
-        return self._backend.info
+        return self._backend.description.info
 
     @property
     def footprint(self) -> Footprint:

@@ -63,13 +63,16 @@ def wait_until(condition: Any, timeout_s: float = 30.0, what: str = "") -> Any: 
     raise AssertionError(f"not within {timeout_s} s: {what or condition}")
 
 
-def start(config: Json, folder: Path) -> subprocess.Popen[bytes]:
-    """Start the launcher on `config` in a session of its own; its output goes to folder/log."""
+def start(config: Json, folder: Path, address: str = "local") -> subprocess.Popen[bytes]:
+    """Start the launcher on `config` in a session of its own; its output goes to folder/log.
+
+    address: of the cluster to join; by default none that happens to run on this machine
+    """
     path = folder / "serve_config.yaml"
     path.write_text(yaml.safe_dump(config))
     environment = {
         **os.environ,
-        "RAY_ADDRESS": "local",  # never join a cluster that happens to run on this machine
+        "RAY_ADDRESS": address,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": _TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -19,11 +19,11 @@ from tests.integration.server import (
 ROOT = Path(__file__).parents[2]
 
 
-def _failure(config: Json, folder: Path, timeout_s: float = 90.0) -> tuple[int, str]:
+def _failure(config: Json, folder: Path, *, address: str = "local") -> tuple[int, str]:
     """Run the launcher until it ends by itself; return its status and last line."""
-    process = start(config, folder)
+    process = start(config, folder, address)
     try:
-        status = process.wait(timeout_s)
+        status = process.wait(90.0)
     finally:
         left = stop(process)
     assert left == []
@@ -36,14 +36,14 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         config = make_config(ROOT / "models", listener.getsockname()[1])
-        status, line = _failure(config, tmp_path, 30.0)
+        status, line = _failure(config, tmp_path)
     assert status == 2
     assert line.startswith("serve_app: cannot start: http_options.port: 127.0.0.1:")
 
 
 def test_no_models_is_said_in_one_line(tmp_path: Path) -> None:
     """An empty repository is an error before anything is started."""
-    status, line = _failure(make_config(tmp_path, free_port()), tmp_path, 30.0)
+    status, line = _failure(make_config(tmp_path, free_port()), tmp_path)
     assert status == 2
     assert "args.repository: no model in" in line
 
@@ -78,3 +78,11 @@ def test_ctrl_c_during_the_start_leaves_no_process(tmp_path: Path) -> None:
     assert stop(process) == []
     assert process.returncode == 0
     assert (tmp_path / "log").read_text().strip().endswith("serve_app: stopped")
+
+
+def test_a_cluster_that_cannot_be_joined_is_said_in_one_line(tmp_path: Path) -> None:
+    """Ray's own errors end the command with an error, too."""
+    config = make_config(ROOT / "models", free_port())
+    status, line = _failure(config, tmp_path, address="nonsense://nowhere")
+    assert status == 1
+    assert line.startswith("serve_app: cannot start: ")
