@@ -3,15 +3,20 @@
 An engine runs models on one device. It knows files, tensors and pictures; it knows nothing of
 models' names, budgets, Ray or HTTP. Blocking calls are marked with the thread they belong to:
 
-- *loader thread*: one of a few; must not run torch's parallel operators
-- *engine thread*: the only one that does (a second OpenMP team would slow both down)
+- *loader thread*: one of a few that read files; torch held to one core
+- *decoder thread*: one of a few that turn pictures into inputs; torch held to one core
+- *stream*: a thread that runs models; several may run different models, or the same one, at once
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
+
+from serve_app.engines.profile import BatchProfile
+from serve_app.errors import ServeAppError
 from serve_app.types import Footprint, ImageArray, ImageResult, PredictParams, Task
 
 
@@ -43,6 +48,29 @@ class Description:
     transforms: object | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelInput:
+    """One picture as its model takes it.
+
+    pixels: (1, 3, height, width) on the model's device, RGB in 0..1
+    postprocess: raw output of this picture alone -> its findings
+    preprocess_ms: time it took to make
+    """
+
+    pixels: torch.Tensor
+    postprocess: Callable[[Any], tuple[ImageResult, float]]
+    preprocess_ms: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels; inputs of equal shape can go in one batch."""
+        return int(self.pixels.shape[2]), int(self.pixels.shape[3])
+
+
+Answer = ImageResult | ServeAppError
+"""What a model says to one picture."""
+
+
 class EngineModel(Protocol):
     """A model open on a device; holding it keeps its memory."""
 
@@ -54,20 +82,35 @@ class EngineModel(Protocol):
     def footprint(self) -> Footprint:
         """What it really holds, measured."""
 
-    def warm_up(self) -> None:
-        """Run one forward pass at the model's own input size (engine thread)."""
+    @property
+    def profile(self) -> BatchProfile:
+        """How long batches take, found when it was warmed up."""
 
-    def predict(
+    def warm_up(self) -> None:
+        """Run it at its own input size, and find how large batches should be (stream)."""
+
+    def preprocess(
         self, image: ImageArray, params: PredictParams, *, annotate: bool = False
-    ) -> ImageResult:
-        """Answer for one picture (engine thread).
+    ) -> ModelInput:
+        """Turn a picture into this model's input (decoder thread).
 
         Raises:
             InvalidParameterError: a parameter does not fit this model (class id, input size)
+            InvalidImageError: the picture is too long and narrow to be classified
+        """
+
+    def predict(self, inputs: Sequence[ModelInput]) -> list[Answer]:
+        """Answer for inputs of one shape, made by this model, each as if alone (stream).
+
+        An error that concerns one picture only stands in the place of its result.
+
+        Raises:
+            ModelBrokenError: the model fails on sound input
+            OverloadedError: the memory ran out
         """
 
     def close(self) -> None:
-        """Give the memory back; the model must not be used afterwards (engine thread)."""
+        """Give the memory back; the model must not be used afterwards (any thread)."""
 
 
 class Engine(Protocol):

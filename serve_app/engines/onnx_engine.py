@@ -12,14 +12,14 @@ import torch
 from ultralytics.nn.backends.base import BaseBackend
 
 from serve_app.engines import predictors
-from serve_app.engines.base import Description, ModelInfo
+from serve_app.engines.base import Answer, Description, ModelInfo, ModelInput
 from serve_app.engines.checkpoint import check_names, usable_imgsz
 from serve_app.engines.files import VerifiedFiles
 from serve_app.engines.memory import release_free_memory, resident_bytes
 from serve_app.engines.onnx_graph import inspect_graph
 from serve_app.engines.text import printable
 from serve_app.errors import ModelBrokenError
-from serve_app.types import Footprint, ImageArray, ImageResult, PredictParams, Task
+from serve_app.types import Footprint, ImageArray, PredictParams, Task
 
 logger = logging.getLogger(__name__)
 
@@ -142,17 +142,22 @@ class OnnxModel:
         least = int((self._estimate - _SESSION_BYTES) / _WEIGHT_FACTOR)
         self._nbytes = min(max(growth, least), 2 * self._estimate)
 
-    def predict(
+    def preprocess(
         self, image: ImageArray, params: PredictParams, *, annotate: bool = False
-    ) -> ImageResult:
-        """Answer for one picture (engine thread).
+    ) -> ModelInput:
+        """Turn a picture into this model's input (decoder thread).
 
         Raises:
             InvalidParameterError: a parameter does not fit this model (class id, input size)
+            InvalidImageError: the picture is too long and narrow to be classified
         """
+        return predictors.preprocess(self._backend, image, params, annotate=annotate)
+
+    def predict(self, inputs: Sequence[ModelInput]) -> list[Answer]:
+        """Answer for inputs of one shape, each as if alone (stream)."""
         if self._session is None:
             raise RuntimeError("the model is closed")
-        return predictors.predict(self._backend, image, params, annotate=annotate)
+        return predictors.predict(self._backend, inputs)
 
     def close(self) -> None:
         """Give the memory back; the model must not be used afterwards (engine thread)."""

@@ -1,19 +1,21 @@
 """Runs Ultralytics' own pre- and postprocessing around an engine's forward pass.
 
 A predictor of Ultralytics keeps the state of its last call on itself, so each call here works on a
-shallow copy of a template; nothing of a request outlives it.
+shallow copy of a template; nothing of a request outlives it. Pictures of one batch share the
+forward pass only: each is pre- and postprocessed alone, with its own parameters.
 """
 
 import copy
 import functools
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torchvision  # noqa: F401 - its presence decides which NMS Ultralytics uses
+from torch.utils._pytree import tree_map_only
 from ultralytics.engine.predictor import BasePredictor
 from ultralytics.models.rtdetr import RTDETRPredictor
 from ultralytics.models.yolo.classify import ClassificationPredictor
@@ -21,12 +23,13 @@ from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.models.yolo.obb import OBBPredictor
 from ultralytics.models.yolo.pose import PosePredictor
 
-from serve_app.engines.base import Description
+from serve_app.engines.base import Answer, Description, ModelInput
 from serve_app.engines.guard import guarded
 from serve_app.engines.parameters import check_params
+from serve_app.engines.profile import BatchProfile, measure
 from serve_app.engines.results import annotate_result, to_image_result
 from serve_app.engines.segments import BoundedSegmentationPredictor
-from serve_app.errors import InvalidImageError
+from serve_app.errors import InvalidImageError, ServeAppError
 from serve_app.types import ImageArray, ImageResult, PredictParams, Task
 
 _MAX_SCALED_PIXELS = 50_000_000
@@ -43,9 +46,10 @@ _PREDICTORS: dict[Task, type[BasePredictor]] = {
 class Backend:
     """One open model as Ultralytics' predictors see it.
 
-    forward: pixels (1, 3, height, width), RGB in 0..1 -> raw output
+    forward: pixels (batch, 3, height, width), RGB in 0..1 -> raw output
     format: "pt" or "onnx"
     fp16: whether the input is of half precision
+    batches: whether it takes more than one picture at once
     """
 
     description: Description
@@ -53,40 +57,101 @@ class Backend:
     forward: Callable[[torch.Tensor], Any]
     format: str
     fp16: bool = False
+    batches: bool = True
 
 
-def predict(
+def preprocess(
     backend: Backend, image: ImageArray, params: PredictParams, *, annotate: bool
-) -> ImageResult:
-    """Answer for one picture (engine thread).
+) -> ModelInput:
+    """Turn a picture into a model's input (decoder thread).
 
     Raises:
         InvalidParameterError: a parameter does not fit this model
         InvalidImageError: the picture is too long and narrow to be classified
-        ModelBrokenError: the model fails on sound input
-        OverloadedError: the memory ran out
     """
     imgsz = check_params(
         params, backend.description.info, fixed_size=not backend.description.dynamic
     )
     if backend.description.info.task is Task.CLASSIFY:
         _check_length(image, imgsz)
-    return guarded(_answer, backend, image, params, imgsz, annotate)
+    return guarded(_preprocess, backend, image, params, imgsz, annotate)
 
 
-def _answer(
+def predict(backend: Backend, inputs: Sequence[ModelInput]) -> list[Answer]:
+    """Answer for inputs of one shape (stream).
+
+    Raises:
+        ModelBrokenError: the model fails on sound input
+        OverloadedError: the memory ran out
+    """
+    return guarded(_predict, backend, inputs)
+
+
+def _preprocess(
     backend: Backend,
     image: ImageArray,
     params: PredictParams,
     imgsz: tuple[int, int],
     annotate: bool,
-) -> ImageResult:
+) -> ModelInput:
+    started = time.perf_counter()
     with torch.inference_mode():
         predictor = _predictor(backend, params, imgsz)
         predictor.keep_masks = annotate
-        result, speed_ms = _run(predictor, backend, image)
-        drawn = annotate_result(result) if annotate else None
-        return to_image_result(result, backend.description.info.task, speed_ms, drawn)
+        predictor.setup_source(image)
+        predictor.batch = next(iter(predictor.dataset))
+        pixels = predictor.preprocess(predictor.batch[1])
+        _synchronize(backend.device)
+    task = backend.description.info.task
+    postprocess = functools.partial(_postprocess, predictor, pixels, task, annotate)
+    return ModelInput(pixels, postprocess, (time.perf_counter() - started) * 1e3)
+
+
+def _predict(backend: Backend, inputs: Sequence[ModelInput]) -> list[Answer]:
+    started = time.perf_counter()
+    with torch.inference_mode():
+        pixels = [model_input.pixels for model_input in inputs]
+        raw = backend.forward(pixels[0] if len(pixels) == 1 else torch.cat(pixels))
+        _synchronize(backend.device)
+        inference_ms = (time.perf_counter() - started) * 1e3
+        alone = (_alone(raw, index, len(inputs)) for index in range(len(inputs)))
+        return [
+            _finish(one, output, inference_ms) for one, output in zip(inputs, alone, strict=True)
+        ]
+
+
+def _finish(model_input: ModelInput, raw: Any, inference_ms: float) -> Answer:
+    try:
+        result, postprocess_ms = guarded(model_input.postprocess, raw)
+    except ServeAppError as error:  # this picture's alone
+        return error
+    speed_ms = {
+        "preprocess": model_input.preprocess_ms,
+        "inference": inference_ms,
+        "postprocess": postprocess_ms,
+    }
+    return replace(result, speed_ms=speed_ms)
+
+
+def _alone(raw: Any, index: int, count: int) -> Any:
+    """Return what the model would have put out for one picture of a batch of `count`."""
+    if count == 1:
+        return raw
+    return tree_map_only(
+        torch.Tensor, lambda t: t[index : index + 1] if t.ndim and t.shape[0] == count else t, raw
+    )
+
+
+def _postprocess(
+    predictor: Any, pixels: torch.Tensor, task: Task, annotate: bool, raw: Any
+) -> tuple[ImageResult, float]:
+    """Return the findings of one picture, and the milliseconds that finding them took."""
+    started = time.perf_counter()
+    (found,) = predictor.postprocess(raw, pixels, predictor.batch[1])
+    found = found.cpu()
+    postprocess_ms = (time.perf_counter() - started) * 1e3
+    drawn = annotate_result(found) if annotate else None
+    return to_image_result(found, task, {}, drawn), postprocess_ms
 
 
 def _check_length(image: ImageArray, imgsz: tuple[int, int]) -> None:
@@ -100,35 +165,24 @@ def _check_length(image: ImageArray, imgsz: tuple[int, int]) -> None:
         )
 
 
-def warm_up(backend: Backend) -> None:
-    """Run one forward pass at the model's own input size (engine thread)."""
+def warm_up(backend: Backend) -> BatchProfile:
+    """Run forward passes at the model's own input size, and time them (stream)."""
     _template(backend.description.info.task, backend.description.rtdetr)
+    _run_once(backend, 1)
+    if not backend.batches:
+        return BatchProfile()
+    return measure(lambda batch: _run_once(backend, batch))
+
+
+def _run_once(backend: Backend, batch: int) -> float:
     height, width = backend.description.info.imgsz
     dtype = torch.float16 if backend.fp16 else torch.float32
     with torch.inference_mode():
-        backend.forward(torch.zeros(1, 3, height, width, dtype=dtype, device=backend.device))
+        pixels = torch.zeros(batch, 3, height, width, dtype=dtype, device=backend.device)
+        started = time.perf_counter()
+        backend.forward(pixels)
         _synchronize(backend.device)
-
-
-def _run(predictor: Any, backend: Backend, image: ImageArray) -> tuple[Any, Mapping[str, float]]:
-    predictor.setup_source(image)
-    predictor.batch = next(iter(predictor.dataset))
-    originals = predictor.batch[1]
-    started = time.perf_counter()
-    pixels = predictor.preprocess(originals)
-    _synchronize(backend.device)
-    prepared = time.perf_counter()
-    raw = backend.forward(pixels)
-    _synchronize(backend.device)
-    inferred = time.perf_counter()
-    (result,) = predictor.postprocess(raw, pixels, originals)
-    result = result.cpu()
-    finished = time.perf_counter()
-    return result, {
-        "preprocess": (prepared - started) * 1e3,
-        "inference": (inferred - prepared) * 1e3,
-        "postprocess": (finished - inferred) * 1e3,
-    }
+        return time.perf_counter() - started
 
 
 def _predictor(backend: Backend, params: PredictParams, imgsz: tuple[int, int]) -> Any:

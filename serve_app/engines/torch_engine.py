@@ -7,7 +7,7 @@ import torch
 
 from serve_app.engines import predictors
 from serve_app.engines.archive import check_records
-from serve_app.engines.base import Description, ModelInfo
+from serve_app.engines.base import Answer, Description, ModelInfo, ModelInput
 from serve_app.engines.checkpoint import read_model, read_structure
 from serve_app.engines.costs import GraphCosts
 from serve_app.engines.files import VerifiedFiles
@@ -21,7 +21,7 @@ from serve_app.engines.graphs import (
 )
 from serve_app.engines.memory import ActivationPeak, release_free_memory, resident_bytes
 from serve_app.engines.weights import Weights, lay_out
-from serve_app.types import Footprint, ImageArray, ImageResult, PredictParams
+from serve_app.types import Footprint, ImageArray, PredictParams
 
 
 class TorchEngine:
@@ -118,17 +118,22 @@ class TorchModel:
         self._costs.measure(self._signature, self.info, needed_bytes)
         release_free_memory()
 
-    def predict(
+    def preprocess(
         self, image: ImageArray, params: PredictParams, *, annotate: bool = False
-    ) -> ImageResult:
-        """Answer for one picture (engine thread).
+    ) -> ModelInput:
+        """Turn a picture into this model's input (decoder thread).
 
         Raises:
             InvalidParameterError: a parameter does not fit this model (class id, input size)
+            InvalidImageError: the picture is too long and narrow to be classified
         """
+        return predictors.preprocess(self._backend, image, params, annotate=annotate)
+
+    def predict(self, inputs: Sequence[ModelInput]) -> list[Answer]:
+        """Answer for inputs of one shape, each as if alone (stream)."""
         if self._graph is None:
             raise RuntimeError("the model is closed")
-        return predictors.predict(self._backend, image, params, annotate=annotate)
+        return predictors.predict(self._backend, inputs)
 
     def close(self) -> None:
         """Give the memory back; the model must not be used afterwards (engine thread)."""
