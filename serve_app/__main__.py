@@ -1,16 +1,17 @@
 """`python -m serve_app serve_config.yaml`: `serve run` that says why when it cannot start.
 
-It is Ray's own `serve run`, with two things added: what can be known beforehand is checked
-(preflight.py), and an application that fails to deploy ends the command instead of hanging it
-(watcher.py).
+It is Ray's own `serve run`, with three things added: what can be known beforehand is checked
+(preflight.py), Ray is started in an environment that makes requests cheap (tuning.py), and an
+application that fails to deploy ends the command instead of hanging it (watcher.py).
 """
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,11 +20,10 @@ import psutil
 import ray
 from ray.serve.scripts import cli
 
-from serve_app import preflight
+from serve_app import preflight, tuning
 from serve_app.settings import SettingsError
 from serve_app.watcher import Watcher
 
-PROXY_CALLBACK = "serve_app.ingress.proxy_headers:middlewares"
 STRAGGLERS_TIMEOUT_S = 5.0
 
 
@@ -47,8 +47,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     interrupted = threading.Event()
     failure: str | None = "Serve ended unexpectedly; see the log above"
+    folder = tuning.make_folder()
     try:
-        start_ray(watcher, interrupted)
+        tune(config, folder)
+        start_ray(watcher, interrupted, folder)
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         preflight.check_device(config, resources.get("GPU", 0.0))
         watcher.start()
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         failure = " ".join(str(error).split()) or type(error).__name__
     finally:
         end_ray(watcher)
+        shutil.rmtree(folder, ignore_errors=True)
     return conclude(failure)
 
 
@@ -69,7 +72,20 @@ def conclude(failure: str | None) -> int:
     return 0 if failure is None else 1
 
 
-def start_ray(watcher: Watcher, interrupted: threading.Event) -> None:
+def tune(config: Mapping[str, Any], folder: Path) -> None:
+    """Set the environment that Ray is started in; a cluster that runs already keeps its own."""
+    if os.environ.get("RAY_ADDRESS") not in (None, "", "local"):
+        say("RAY_ADDRESS: how requests travel is up to that cluster's own environment")
+        return
+    host, port = preflight.address(config)
+    front = tuning.Front(host, preflight.speaks_tls(config), tuning.haproxy_runs(os.environ))
+    if reason := tuning.why_not_haproxy(os.environ, front):
+        say(f"requests take Serve's slower default proxy: {reason}")
+    free_port = tuning.port_picker(taken=[port])
+    os.environ.update(tuning.environment(os.environ, front, folder, free_port))
+
+
+def start_ray(watcher: Watcher, interrupted: threading.Event, folder: Path) -> None:
     """Start Ray, or join the cluster that RAY_ADDRESS names, and take over the signals."""
     serve_run: Any = cli.commands["run"].callback
 
@@ -77,19 +93,18 @@ def start_ray(watcher: Watcher, interrupted: threading.Event) -> None:
         interrupted.set()
         if frame is not None and frame.f_code is serve_run.__code__:
             raise KeyboardInterrupt  # `serve run` waits in its loop: it will shut down in order
-        abandon(watcher)
+        abandon(watcher, folder)
 
     # A shell's background job begins with SIGINT ignored, and Ray sets a handler of its own: so
     # both before and after.
     signal.signal(signal.SIGINT, on_signal)
-    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", PROXY_CALLBACK)
     # Never whatever cluster happens to run here: deploying replaces what others serve on it.
     ray.init(address=os.environ.get("RAY_ADDRESS") or "local", namespace="serve")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
 
 
-def abandon(watcher: Watcher) -> None:
+def abandon(watcher: Watcher, folder: Path) -> None:
     """Kill what this process started and end: amid Ray's native code an exception would crash."""
     stopped: set[psutil.Process] = set()
     # Stopped first: one that still ran could start another while we look.
@@ -102,6 +117,7 @@ def abandon(watcher: Watcher) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(stopped, timeout=STRAGGLERS_TIMEOUT_S)
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(conclude(watcher.failure))
 
 

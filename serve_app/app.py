@@ -5,6 +5,8 @@ client -> Ingress (limits, parse, reference to key) -> Detector (one per device)
        -> engine -> results -> response
 """
 
+import os
+
 import ray
 from ray import serve
 from ray.serve import Application
@@ -12,6 +14,7 @@ from ray.serve import Application
 from serve_app.ingress.deployment import Ingress
 from serve_app.replica.deployment import Detector
 from serve_app.settings import AppArgs
+from serve_app.tuning import detector_environment
 
 MAX_ONGOING_REQUESTS = 64
 """Per replica: enough to keep the engine busy while models load."""
@@ -23,7 +26,10 @@ def build(args: AppArgs) -> Application:
     """Build the application; Ray Serve calls this with `args` of serve_config.yaml."""
     args = args.model_copy(update={"repository": args.repository.resolve()})
     detector = serve.deployment(name="Detector")(Detector).options(
-        ray_actor_options=_actor_options(args),
+        ray_actor_options={
+            **_actor_options(args),
+            "runtime_env": {"env_vars": detector_environment(os.environ)},
+        },
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         max_queued_requests=MAX_QUEUED_REQUESTS,
         # Without one Ray would not call reconfigure at the start, and take the first change for it.

@@ -203,6 +203,12 @@ def address(config: Mapping[str, Any]) -> tuple[str, int]:
     return options.host, options.port
 
 
+def speaks_tls(config: Mapping[str, Any]) -> bool:
+    """Return whether the config makes Serve speak TLS."""
+    options = HTTPOptionsSchema.model_validate(config.get("http_options") or {})
+    return bool(options.ssl_certfile or options.ssl_keyfile)
+
+
 def names(applications: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the applications' names."""
     return [str(application.get("name", "default")) for application in applications]

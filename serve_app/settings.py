@@ -113,16 +113,40 @@ class AppArgs(_Settings):
     cache_dir: Annotated[Path, AfterValidator(_expand)] = Field(
         default=Path("~/.cache/serve_app"),
         validate_default=True,
-        description="Folder that fetched model files are kept in.",
+        description="Folder that fetched model files and prepared weights are kept in.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
         description="Where models run; auto takes a GPU where the cluster has one.",
     )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="Numbers that models compute with; auto takes what the device does fast.",
+    )
+    cpu_engine: Literal["auto", "openvino"] = Field(
+        default="auto",
+        description="What runs models on a CPU; auto: PyTorch for .pt, ONNX Runtime for .onnx.",
+    )
     threads: int | None = Field(
         default=None,
         ge=1,
         description="CPU threads of a replica's engine; null: all cores that it may use.",
+    )
+    streams: int | None = Field(
+        default=None,
+        ge=1,
+        le=32,
+        description="Passes that run at the same time; null: one on a GPU, up to four on a CPU.",
+    )
+    prepared_bytes: ByteSize = Field(
+        default=ByteSize(10 * 2**30),
+        ge=0,
+        description="Disk for prepared weights under cache_dir, on each node; 0 prepares nothing.",
+    )
+    parked_bytes: ByteSize = Field(
+        default=ByteSize(2 * 2**30),
+        ge=0,
+        description="Host memory of a GPU replica for weights of models that left the GPU.",
     )
     max_concurrent_loads: int = Field(
         default=2, ge=1, le=32, description="Models that one replica loads at the same time."
@@ -170,6 +194,10 @@ class DetectorConfig(_Settings):
     )
     max_models: int | None = Field(
         default=None, ge=1, description="Also cap the number of models in memory; null: no cap."
+    )
+    eviction_policy: Literal["lru", "gdsf"] = Field(
+        default="gdsf",
+        description="Who leaves first: lru: longest unused; gdsf: also by use, load time, size.",
     )
     pinned: tuple[Reference, ...] = Field(
         default=(), description="Models that are loaded at once and never evicted."

@@ -33,6 +33,14 @@ class CacheLimits:
         used = ledger.used_bytes + ledger.extra_bytes(need)
         return used <= self.budget_bytes and self._allow_count(len(ledger) + 1)
 
+    def charge(self, own_bytes: int) -> int:
+        """Return the room that a model takes: its own bytes, or its slot where that is more.
+
+        Where `max_models` binds before the bytes do, a small model keeps out as much as a large
+        one; so it is charged at least the part of the budget that falls to one of so many.
+        """
+        return max(own_bytes, self.budget_bytes // self.max_models if self.max_models else 0)
+
     def _allow_count(self, count: int) -> bool:
         return self.max_models is None or count <= self.max_models
 

@@ -176,9 +176,15 @@ class ModelCache(Generic[P, M]):
             self._go_on()  # a model whose unload was given up may stay
         return True
 
-    def reconfigure(self, limits: CacheLimits) -> None:
-        """Take new limits at once; what they do not allow goes as its leases end."""
-        self._state.reconfigure(limits)
+    def reconfigure(self, limits: CacheLimits, policy: Policy | None = None) -> None:
+        """Take new limits at once; what they do not allow goes as its leases end.
+
+        Args:
+            limits: bytes, models and pins from now on
+            policy: in which order models go from now on; None, or one of the class in force,
+                changes nothing
+        """
+        self._state.reconfigure(limits, policy)
         self._go_on()
 
     async def aclose(self) -> None:
@@ -218,15 +224,13 @@ class ModelCache(Generic[P, M]):
         if entry is None:
             self._observer.requested(key, "missed")
             entry = self._state.add(key)
-            entry.holds = entry.uses = 1
+            self._state.use(entry)
             entry.task = self._spawn(self._load(entry))
             self._go_on()
             return entry
         outcome: Outcome = "waited" if waited or entry.is_loading else "hit"
         self._observer.requested(key, outcome)
-        entry.holds += 1
-        entry.uses += 1
-        entry.last_used = self._clock()
+        self._state.use(entry)
         return entry
 
     async def _until_resident(self, entry: Entry[M], deadline: float) -> None:

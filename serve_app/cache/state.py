@@ -29,6 +29,7 @@ from serve_app.types import Footprint, ModelKey
 M = TypeVar("M", bound=Loaded)
 
 _MEASURED_LIMIT = 4096
+_FOR_ROOM: frozenset[EvictionReason] = frozenset({"budget", "max_models", "reconfigured"})
 
 
 class CacheState(Generic[M]):
@@ -82,6 +83,13 @@ class CacheState(Generic[M]):
         entry = self.entries[key] = self._line[key] = Entry(key)
         self._tell_change()
         return entry
+
+    def use(self, entry: Entry[M]) -> None:
+        """Count one more lease of a model, or one more request that waits for it."""
+        entry.holds += 1
+        entry.uses += 1
+        entry.last_used = self._clock()
+        self._policy.used(entry.key)
 
     def prepared(self, entry: Entry[M], estimate: Footprint) -> None:
         """Let a load whose file is ready wait for room."""
@@ -141,6 +149,8 @@ class CacheState(Generic[M]):
         """Send resident models away; each is closed when its last lease has ended."""
         for key in keys:
             entry = self._leaving[key] = self.entries[key]
+            if reason in _FOR_ROOM:
+                self._policy.evicted(self._usage(entry))
             entry.phase, entry.reason = Phase.LEAVING, reason
             self.planned.remove(key)
         self._tell_change()
@@ -152,9 +162,15 @@ class CacheState(Generic[M]):
         entry.phase, entry.model = Phase.GONE, None
         entry.gone.set_result(None)
 
-    def reconfigure(self, limits: CacheLimits) -> None:
-        """Take new limits and send away what they do not allow, models in use included."""
+    def reconfigure(self, limits: CacheLimits, policy: Policy | None) -> None:
+        """Take new limits and send away what they do not allow, models in use included.
+
+        A `policy` of another class replaces the one in force; one of the same class does not,
+        since what that has learnt is worth keeping. No model goes for the sake of a policy.
+        """
         self.limits = limits
+        if policy is not None and type(policy) is not type(self._policy):
+            self._policy = policy
         self._take_back_promises()
         self._let_stay()
         idle, leased = self._evictable()
@@ -279,18 +295,15 @@ class CacheState(Generic[M]):
         leased: list[Usage] = []
         for key, entry in self.entries.items():
             if entry.phase is Phase.RESIDENT and key not in self.limits.pinned:
-                (leased if entry.holds else idle).append(
-                    Usage(
-                        key,
-                        self.planned.freed_bytes(key),
-                        entry.load_s,
-                        entry.last_used,
-                        entry.uses,
-                    )
-                )
-        now = self._clock()
+                (leased if entry.holds else idle).append(self._usage(entry))
         rank = self._policy.order
-        return [u.key for u in rank(idle, now)], [u.key for u in rank(leased, now)]
+        return [usage.key for usage in rank(idle)], [usage.key for usage in rank(leased)]
+
+    def _usage(self, entry: Entry[M]) -> Usage:
+        # Not what its graph takes as well, if it holds that last: the seconds of its own load do
+        # not tell what making the graph again would cost, so the graph's bytes would be unfair.
+        charge = self.limits.charge(entry.need.own_bytes)
+        return Usage(entry.key, charge, entry.load_s, entry.last_used, entry.uses)
 
     def _tell_change(self) -> None:
         keys = self.keys()

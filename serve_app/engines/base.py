@@ -129,3 +129,13 @@ class Engine(Protocol):
         Raises:
             ModelBrokenError: the file is corrupt, unsafe or no YOLO model
         """
+
+    def is_prepared(self, path: Path) -> bool:
+        """Whether `prepare` has nothing left to do for this file (loader thread)."""
+
+    def prepare(self, path: Path) -> bool:
+        """Make what `open` will read faster; return whether that made any (own process).
+
+        Raises:
+            ModelBrokenError: the file is corrupt, unsafe or no YOLO model
+        """

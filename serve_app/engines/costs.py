@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from serve_app.engines.base import ModelInfo
+from serve_app.engines.graphs import Graph
 from serve_app.engines.memory import ActivationPeak
 
 logger = logging.getLogger(__name__)
 
 _FALLBACK_BYTES_PER_PIXEL = 256
+_FP32_BYTES = 4
 
 _Size = tuple[int, int]
 
@@ -18,29 +20,35 @@ _Size = tuple[int, int]
 class GraphCosts:
     """Bytes by graph and input size: estimated first, then measured once."""
 
-    def __init__(self) -> None:
+    def __init__(self, streams: int = 1) -> None:
+        """Count for up to `streams` passes at once."""
+        self._streams = streams
         self._estimated: dict[tuple[str, _Size], int] = {}
         self._measured: dict[tuple[str, _Size], int] = {}
 
     def __getitem__(self, signature: str) -> int:
         """Return the bytes at the largest size that a model of this graph has."""
         known = self._estimated | self._measured
-        return max(nbytes for (of, _), nbytes in known.items() if of == signature)
+        one = max(nbytes for (of, _), nbytes in known.items() if of == signature)
+        return one * self._streams
 
-    def estimate(self, signature: str, skeleton: nn.Module, info: ModelInfo) -> None:
-        """Find the peak of a pass on the meta device, which takes no memory.
+    def estimate(self, graph: Graph, skeleton: nn.Module, info: ModelInfo) -> int:
+        """Find the peak of one pass on the meta device, which takes no memory; return it.
 
         The skeleton keeps meta tensors from that pass: it must not be run for answers.
         """
-        if (signature, info.imgsz) not in self._estimated:
-            self._estimated[signature, info.imgsz] = _dry_run(skeleton, info)
+        key = graph.signature, info.imgsz
+        if key not in self._estimated:
+            self._estimated[key] = _dry_run(skeleton, info) * graph.dtype.itemsize // _FP32_BYTES
+        return self._estimated[key]
 
-    def assume(self, signature: str, info: ModelInfo) -> None:
-        """Put in a rough figure where there was no estimate."""
-        self._estimated.setdefault((signature, info.imgsz), _rough_bytes(info))
+    def assume(self, signature: str, info: ModelInfo, nbytes: int | None = None) -> None:
+        """Put in what one pass takes where there was no estimate; None for a rough figure."""
+        rough = _rough_bytes(info) if nbytes is None else nbytes
+        self._estimated.setdefault((signature, info.imgsz), rough)
 
     def measure(self, signature: str, info: ModelInfo, nbytes: int) -> None:
-        """Take what was measured; the first one stays, when the process was at its quietest."""
+        """Take what one pass took; the first one stays, when the process was at its quietest."""
         if (signature, info.imgsz) not in self._measured:
             self._measured[signature, info.imgsz] = nbytes
             logger.info("graph %s needs %d bytes at %s", signature, nbytes, info.imgsz)

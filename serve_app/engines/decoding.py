@@ -36,6 +36,7 @@ _ROTATIONS = {
 }
 _MIRRORED = {2, 4, 5, 7}
 _UPSIDE_DOWN = 4
+_CHANNELS = 3
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
 
 
@@ -59,6 +60,15 @@ def decode_image(data: bytes, max_pixels: int | None = None) -> ImageArray:
     # The bodies of some formats may disagree with the header that was checked.
     _check_pixels(image.shape[1], image.shape[0], max_pixels)
     return image
+
+
+def decoded_bytes(data: bytes) -> int:
+    """Return the bytes that `decode_image` will take, by the header; 0 when it has none."""
+    try:
+        header = _read_header(data)
+    except (InvalidImageError, ImageTooLargeError):
+        return 0
+    return header.width * header.height * _CHANNELS
 
 
 def _read_header(data: bytes) -> Image.Image:

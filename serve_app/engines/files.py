@@ -1,10 +1,14 @@
-"""Remembers which files were found sound, so that a known model is not read twice."""
+"""Remembers what was found out about files, so that a known one is not read twice."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from serve_app.errors import SourceUnavailableError
 from serve_app.types import Footprint
+
+T = TypeVar("T")
 
 _CAPACITY = 4096
 
@@ -12,22 +16,25 @@ FileIdentity = tuple[str, int, int, int]
 """Path, size, modification time and inode: a file that was changed in any way is another."""
 
 
-class VerifiedFiles:
-    """Footprints by file."""
+class KnownFiles(Generic[T]):
+    """One fact about each file."""
 
     def __init__(self) -> None:
-        self._footprints: dict[FileIdentity, Footprint] = {}
+        self._facts: dict[FileIdentity, T] = {}
 
-    def get(self, path: Path, inspect: Callable[[Path], Footprint]) -> Footprint:
+    def get(self, path: Path, inspect: Callable[[Path], T]) -> T:
         """Return what `inspect(path)` found, now or before."""
         identity = identify(path)
-        footprint = self._footprints.get(identity)
-        if footprint is None:
-            footprint = inspect(path)
-            if len(self._footprints) >= _CAPACITY:
-                self._footprints.clear()
-            self._footprints[identity] = footprint
-        return footprint
+        if identity not in self._facts:
+            fact = inspect(path)
+            if len(self._facts) >= _CAPACITY:
+                self._facts.clear()
+            self._facts[identity] = fact
+            return fact
+        return self._facts[identity]
+
+
+VerifiedFiles = KnownFiles[Footprint]
 
 
 def identify(path: Path) -> FileIdentity:
@@ -41,3 +48,16 @@ def identify(path: Path) -> FileIdentity:
     except OSError as error:
         raise SourceUnavailableError(f"the model's file is gone: {error.strerror}") from None
     return str(path), status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of the file's bytes.
+
+    Raises:
+        SourceUnavailableError: it cannot be read
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SourceUnavailableError(f"the model's file cannot be read: {error.strerror}") from None

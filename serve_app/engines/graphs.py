@@ -1,22 +1,30 @@
 """Models of one structure share one graph: a module without weights, run with any of theirs.
 
 A graph is known by its signature, a hash of everything in the module that steers its forward pass
-except the weights themselves. What the hash does not understand makes a signature unique, so a
-structure can be shared too seldom, never wrongly.
+except the weights themselves (structure.py). A structure that cannot be described gets a signature
+of its own, so one can be shared too seldom, never wrongly.
 """
 
-import hashlib
+import copy
 import threading
 import types
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
-from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
+
+from serve_app.engines.precision import dtype_for, fine_tensors, refine_head
+from serve_app.engines.profile import BatchProfile
+from serve_app.engines.slots import SlottedRunner
+from serve_app.engines.structure import IndescribableError, describe, signature_of
+from serve_app.engines.weights import Layout, Weights
 
 _ROOT_ATTRIBUTES = {"training", "save", "inplace", "stride", "kpt_shape"}
 _MODULE_INTERNALS = set(nn.Module().__dict__) - {"training"}
@@ -25,40 +33,181 @@ _MODULE_INTERNALS = set(nn.Module().__dict__) - {"training"}
 class Graph:
     """A structure that any number of models with equal signatures run through.
 
-    It keeps grids of the last image's size on its head, so only one thread may run it.
+    dtype: the numbers that it computes with, but for the parts that need fp32
     """
 
-    def __init__(self, skeleton: nn.Module, signature: str) -> None:
-        self._skeleton = skeleton
+    def __init__(
+        self,
+        skeleton: nn.Module,
+        signature: str,
+        dtype: torch.dtype,
+        make_runner: "MakeRunner | None" = None,
+    ) -> None:
+        """Take over `skeleton`, a module on the meta device.
+
+        `make_runner` makes what runs models over a slot; without it they run where they lie.
+        """
+        self._make_runner = make_runner
+        self._runner: SlottedRunner | None = None
         self.signature = signature
-        self.warmed: set[tuple[int, int]] = set()  # (height, width) in pixels
+        self.dtype = dtype_for(skeleton, dtype)
+        self.fine = fine_tensors(skeleton)
+        self.profiles: dict[tuple[int, int], BatchProfile] = {}  # by (height, width) in pixels
+        if self.dtype != torch.float32:
+            refine_head(skeleton)
+        self._lock = threading.Lock()
+        self.skeleton = skeleton
+        self._idle = [_Skeleton(skeleton)]
+        weakref.finalize(self, _dismantle_all, self._idle)
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the numbers that the tensor of this name is kept in."""
+        return torch.float32 if name in self.fine else self.dtype
+
+    @property
+    def slot_bytes(self) -> int:
+        """Device memory of the slot and what was recorded over it."""
+        return 0 if self._runner is None else self._runner.nbytes
+
+    def forward(self, weights: Weights, pixels: torch.Tensor) -> Any:
+        """Return the raw output for `pixels` (batch, 3, height, width) of one model.
+
+        With slots, one thread at a time.
+        """
+        if self._make_runner is None:
+            return self.run(weights.tensors, pixels)
+        if self._runner is None:
+            self._runner = self._make_runner(self.run, weights.layout, weights.block.device)
+        return self._runner(weights, pixels)
 
     def run(self, tensors: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> Any:
-        """Return the raw output for `pixels` (1, 3, height, width), with these weights."""
-        return functional_call(self._skeleton, dict(tensors), (pixels,), tie_weights=False)
+        """Return the raw output for `pixels` (batch, 3, height, width), with these weights.
+
+        Several threads may run it at once.
+        """
+        with self._skeleton_alone() as skeleton, skeleton.holding(tensors):
+            raw = skeleton.module(pixels.to(self.dtype))
+        return _in_fp32(_without_maps(raw))
+
+    @contextmanager
+    def _skeleton_alone(self) -> Iterator["_Skeleton"]:
+        """Lend a skeleton: it keeps weights and grids while it runs, so one thread at a time."""
+        with self._lock:
+            skeleton = self._idle.pop() if self._idle else _Skeleton(copy.deepcopy(self.skeleton))
+        try:
+            yield skeleton
+        finally:
+            with self._lock:
+                self._idle.append(skeleton)
+
+
+MakeRunner = Callable[
+    [Callable[[Mapping[str, torch.Tensor], torch.Tensor], Any], Layout, torch.device], SlottedRunner
+]
+"""What makes a graph's runner: a pass, the layout of its weights, the device."""
+
+
+class _Skeleton:
+    """A module without weights, and the places where they go.
+
+    What `torch.func.functional_call` does, with the places looked up once instead of in each call,
+    where that takes a tenth of the time of a small model's pass.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._places = [
+            (f"{prefix}.{name}" if prefix else name, store, name, blank)
+            for prefix, sub in module.named_modules()
+            for store in (sub._parameters, sub._buffers)
+            for name, blank in store.items()
+            if blank is not None
+        ]
+
+    @contextmanager
+    def holding(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Hold these weights inside the block."""
+        try:
+            for path, store, name, _ in self._places:
+                store[name] = tensors[path]
+            yield
+        finally:
+            for _, store, name, blank in self._places:
+                store[name] = blank
+
+
+def _without_maps(raw: Any) -> Any:
+    """Drop what training would want of a head, so that it is freed before postprocessing."""
+    return raw[0] if isinstance(raw, tuple) and isinstance(raw[-1], dict) else raw
+
+
+def _in_fp32(raw: Any) -> Any:
+    return tree_map_only(torch.Tensor, lambda t: t.float() if t.is_floating_point() else t, raw)
 
 
 class GraphPool:
-    """The graphs in use; each lives as long as some model holds it."""
+    """The graphs in use, and the few that were used last.
 
-    def __init__(self) -> None:
+    A graph that no model holds takes no more than its modules, a megabyte or two; building it again
+    takes longer than reading a model's weights.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype = torch.float32,
+        *,
+        make_runner: MakeRunner | None = None,
+        keep: int = 4,
+    ) -> None:
+        """Let graphs compute with `dtype` wherever they can; keep the last `keep` alive."""
+        self._dtype = dtype
+        self._make_runner = make_runner
         self._graphs: WeakValueDictionary[str, Graph] = WeakValueDictionary()
+        self._last: deque[Graph] = deque(maxlen=keep)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def adopt(self, skeleton: nn.Module) -> Graph:
-        """Return the graph of this structure, made of `skeleton` when there is none yet."""
-        signature = sign(skeleton)
+    def find(self, signature: str) -> Graph | None:
+        """Return the graph of this signature, if there is one."""
+        return self._graphs.get(signature)
+
+    def get(self, signature: str, make: Callable[[], nn.Module]) -> Graph:
+        """Return the graph of this signature, of the skeleton that `make` returns if there is none.
+
+        Whatever `make` raises is passed on.
+        """
         with self._lock:
             graph = self._graphs.get(signature)
             if graph is None:
-                graph = self._graphs[signature] = Graph(skeleton, signature)
-                weakref.finalize(graph, dismantle, skeleton)
-            else:
-                dismantle(skeleton)
+                graph = self._graphs[signature] = Graph(
+                    make(), signature, self._dtype, self._make_runner
+                )
+            if graph in self._last:
+                self._last.remove(graph)
+            self._last.append(graph)
             return graph
+
+    def adopt(self, skeleton: nn.Module) -> Graph:
+        """Return the graph of this structure, made of `skeleton` when there is none yet."""
+        graph = self.get(sign(skeleton), lambda: skeleton)
+        if graph.skeleton is not skeleton:
+            dismantle(skeleton)
+        return graph
+
+
+def sign(skeleton: nn.Module) -> str:
+    """Return the signature of a module's structure, stable between processes if describable."""
+    try:
+        return signature_of(describe(skeleton))
+    except IndescribableError:
+        return uuid.uuid4().hex[:16]
+
+
+def _dismantle_all(skeletons: list[_Skeleton]) -> None:
+    for skeleton in skeletons:
+        dismantle(skeleton.module)
 
 
 def take_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -98,40 +247,3 @@ def move_plain_tensors(module: nn.Module, device: torch.device) -> None:
         for name, value in sub.__dict__.items():
             if isinstance(value, torch.Tensor):
                 sub.__dict__[name] = value.to(device)
-
-
-def sign(module: nn.Module) -> str:
-    """Return the signature of a module's structure, stable between processes."""
-    digest = hashlib.sha256()
-    for line in _describe(module):
-        digest.update(line.encode())
-        digest.update(b"\n")
-    return digest.hexdigest()[:16]
-
-
-def _describe(module: nn.Module) -> Iterator[str]:
-    for path, sub in module.named_modules(remove_duplicate=False):
-        kind = type(sub)
-        yield f"{path}:{kind.__module__}.{kind.__qualname__}"
-        for tensors in (sub._parameters, sub._buffers):
-            for name, tensor in tensors.items():
-                yield f"{name}={None if tensor is None else (tuple(tensor.shape), tensor.dtype)}"
-        for name in sorted(sub.__dict__.keys() - _MODULE_INTERNALS):
-            yield f"{name}={_text(sub.__dict__[name])}"
-
-
-def _text(value: object) -> str:
-    """Return a text that is equal only for values with the same effect."""
-    if value is None or isinstance(value, bool | int | float | str | torch.dtype):
-        return f"{type(value).__name__}:{value!r}"
-    if isinstance(value, torch.Size | tuple | list):
-        return f"{type(value).__name__}({','.join(map(_text, value))})"
-    if isinstance(value, dict):
-        return f"dict({','.join(f'{_text(k)}:{_text(v)}' for k, v in value.items())})"
-    if isinstance(value, torch.Tensor) and not value.is_meta:
-        return f"tensor({tuple(value.shape)},{value.dtype},{value.tolist()})"
-    if isinstance(value, types.MethodType):
-        return f"method({_text(value.__func__)})"
-    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | type):
-        return f"{value.__module__}.{value.__qualname__}"
-    return f"unknown({uuid.uuid4()})"

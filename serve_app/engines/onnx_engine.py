@@ -1,29 +1,26 @@
 """Runs `.onnx` files that Ultralytics exported, with ONNX Runtime."""
 
-import ast
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
-from ultralytics.nn.backends.base import BaseBackend
 
 from serve_app.engines import predictors
 from serve_app.engines.base import Answer, Description, ModelInfo, ModelInput
-from serve_app.engines.checkpoint import check_names, usable_imgsz
 from serve_app.engines.files import VerifiedFiles
 from serve_app.engines.memory import release_free_memory, resident_bytes
 from serve_app.engines.onnx_graph import inspect_graph
-from serve_app.engines.text import printable
+from serve_app.engines.onnx_metadata import read_metadata
+from serve_app.engines.profile import BatchProfile
 from serve_app.errors import ModelBrokenError
-from serve_app.types import Footprint, ImageArray, PredictParams, Task
+from serve_app.types import Footprint, ImageArray, PredictParams
 
 logger = logging.getLogger(__name__)
 
-_MAX_FIELD_CHARACTERS = 2**20
 # A session keeps its weights, some of them laid out once more, and its graph. What a pass needs
 # is given back after it, since there is no arena.
 _SESSION_BYTES = 4 * 2**20
@@ -68,6 +65,14 @@ class OnnxEngine:
                 "the ONNX file is truncated, corrupt or uses unknown operators; export it again"
             ) from None
         return OnnxModel(description, session, self._device, estimate, before)
+
+    def is_prepared(self, path: Path) -> bool:
+        """Always: ONNX Runtime opens the file itself (loader thread)."""
+        return True
+
+    def prepare(self, path: Path) -> bool:
+        """Make nothing, and say so (process of its own)."""
+        return False
 
     def _options(self) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
@@ -117,7 +122,9 @@ class OnnxModel:
             forward=self._forward,
             format="onnx",
             fp16="float16" in pixels.type,
+            batches=not isinstance(pixels.shape[0], int),
         )
+        self._profile = BatchProfile()
 
     def __repr__(self) -> str:
         state = "closed" if self._session is None else f"{self._nbytes} bytes"
@@ -133,14 +140,20 @@ class OnnxModel:
         """What the process grew by, at least its weights and at most a plausible multiple."""
         return Footprint(self._nbytes)
 
+    @property
+    def profile(self) -> BatchProfile:
+        """How long batches take, found when it was warmed up."""
+        return self._profile
+
     def warm_up(self) -> None:
-        """Run one forward pass at the model's own input size (engine thread)."""
-        predictors.warm_up(self._backend)
+        """Run it at its own input size, and time batches (stream)."""
+        predictors.run_once(self._backend)
         release_free_memory()
         growth = resident_bytes() - self._resident_before
         # Other threads grow the process too, or shrink it: this counts only as far as is plausible.
         least = int((self._estimate - _SESSION_BYTES) / _WEIGHT_FACTOR)
         self._nbytes = min(max(growth, least), 2 * self._estimate)
+        self._profile = predictors.time_batches(self._backend)
 
     def preprocess(
         self, image: ImageArray, params: PredictParams, *, annotate: bool = False
@@ -160,7 +173,7 @@ class OnnxModel:
         return predictors.predict(self._backend, inputs)
 
     def close(self) -> None:
-        """Give the memory back; the model must not be used afterwards (engine thread)."""
+        """Give the memory back; the model must not be used afterwards (any thread)."""
         self._session = None
         release_free_memory()
 
@@ -170,56 +183,6 @@ class OnnxModel:
         raw = self._session.run(self._outputs, {self._input: pixels.cpu().numpy()})
         tensors = [torch.as_tensor(np.asarray(part)).to(self._backend.device) for part in raw]
         return tensors[0] if len(tensors) == 1 else tensors
-
-
-def read_metadata(path: Path) -> Description:
-    """Return what Ultralytics wrote into the file, read without loading it.
-
-    Raises:
-        ModelBrokenError: there is none, or not what an export has
-    """
-    raw: Mapping[str, str] = BaseBackend.read_metadata(path)
-    if not {"task", "names", "stride", "imgsz"} <= raw.keys():
-        raise ModelBrokenError(
-            "the ONNX file is truncated or was not exported by Ultralytics: it lacks the metadata "
-            "task, names, stride and imgsz; export it with `YOLO('model.pt').export(format='onnx')`"
-        )
-    if raw["task"] not in set(Task):
-        task = printable(raw["task"])
-        raise ModelBrokenError(
-            f"the task '{task}' is not served; supported tasks are {', '.join(Task)}"
-        )
-    try:
-        return parse_metadata(raw)
-    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
-        raise ModelBrokenError("the ONNX file's metadata are malformed; export it again") from None
-
-
-def parse_metadata(raw: Mapping[str, str]) -> Description:
-    """Return the metadata of their texts; raise ValueError and the like when malformed. Pure."""
-    arguments = _literal(raw.get("args", "{}"))
-    stride = int(raw["stride"])
-    dynamic = bool(arguments.get("dynamic", False))
-    kpt_shape = _literal(raw["kpt_shape"]) if "kpt_shape" in raw else None
-    info = ModelInfo(
-        task=Task(raw["task"]),
-        names=check_names(_literal(raw["names"])),
-        imgsz=usable_imgsz(_literal(raw["imgsz"]), stride),
-        stride=stride,
-    )
-    return Description(
-        info=info,
-        end2end=bool(_literal(raw.get("end2end", "False")) or arguments.get("nms", False)),
-        dynamic=dynamic,
-        rtdetr="RTDETR" in raw.get("head", ""),
-        kpt_shape=None if kpt_shape is None else (int(kpt_shape[0]), int(kpt_shape[1])),
-    )
-
-
-def _literal(text: str) -> Any:
-    if len(text) > _MAX_FIELD_CHARACTERS:
-        raise ValueError("too long")
-    return ast.literal_eval(text)
 
 
 def _inspect(path: Path) -> Footprint:

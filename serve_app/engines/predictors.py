@@ -165,16 +165,9 @@ def _check_length(image: ImageArray, imgsz: tuple[int, int]) -> None:
         )
 
 
-def warm_up(backend: Backend) -> BatchProfile:
-    """Run forward passes at the model's own input size, and time them (stream)."""
+def run_once(backend: Backend, batch: int = 1) -> float:
+    """Run a forward pass at the model's own input size; return its seconds (stream)."""
     _template(backend.description.info.task, backend.description.rtdetr)
-    _run_once(backend, 1)
-    if not backend.batches:
-        return BatchProfile()
-    return measure(lambda batch: _run_once(backend, batch))
-
-
-def _run_once(backend: Backend, batch: int) -> float:
     height, width = backend.description.info.imgsz
     dtype = torch.float16 if backend.fp16 else torch.float32
     with torch.inference_mode():
@@ -183,6 +176,11 @@ def _run_once(backend: Backend, batch: int) -> float:
         backend.forward(pixels)
         _synchronize(backend.device)
         return time.perf_counter() - started
+
+
+def time_batches(backend: Backend) -> BatchProfile:
+    """Find how large batches should be, with a model that has run before (stream)."""
+    return measure(lambda batch: run_once(backend, batch)) if backend.batches else BatchProfile()
 
 
 def _predictor(backend: Backend, params: PredictParams, imgsz: tuple[int, int]) -> Any:

@@ -21,27 +21,30 @@ class BatchProfile:
     @property
     def max_batch(self) -> int:
         """The most pictures that should go in one batch."""
-        best = 0
+        best: int = 0
         for index in range(1, len(self.seconds)):
-            faster = self.seconds[index] / 2**index <= _GAIN * self.seconds[best] / 2**best
+            faster = self._each_s(index) <= _GAIN * self._each_s(best)
             if not faster or self.seconds[index] > LONGEST_S:
                 break
             best = index
-        return 2**best
+        return 1 << best
 
     def expected_s(self, batch: int) -> float:
         """Return how long a batch of this many pictures will take; 0 when it was never timed."""
         if not self.seconds:
             return 0.0
         index = min((batch - 1).bit_length(), len(self.seconds) - 1)
-        return self.seconds[index] * max(1.0, batch / 2**index)
+        return self.seconds[index] * max(1.0, batch / (1 << index))
+
+    def _each_s(self, index: int) -> float:
+        return self.seconds[index] / (1 << index)
 
 
 def measure(run: Callable[[int], float]) -> BatchProfile:
     """Time batches for as long as larger ones pay. `run` runs one and returns its seconds."""
     seconds = [run(1)]
     profile = BatchProfile(tuple(seconds))
-    while profile.max_batch == 2 ** (len(seconds) - 1) < LARGEST and 2 * seconds[-1] <= LONGEST_S:
-        seconds.append(run(2 ** len(seconds)))
+    while profile.max_batch == 1 << (len(seconds) - 1) < LARGEST and 2 * seconds[-1] <= LONGEST_S:
+        seconds.append(run(1 << len(seconds)))
         profile = BatchProfile(tuple(seconds))
     return profile

@@ -1,16 +1,32 @@
-"""Runs `.pt` checkpoints with PyTorch; models of one structure share one graph."""
+"""Opens `.pt` checkpoints with PyTorch; models of one structure share one graph.
 
+A checkpoint is opened in one of two ways: plainly, by reading and folding it, or from its prepared
+weights, which `prepare` makes beforehand in a process of its own.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
-from serve_app.engines import predictors
 from serve_app.engines.archive import check_records
-from serve_app.engines.base import Answer, Description, ModelInfo, ModelInput
-from serve_app.engines.checkpoint import read_model, read_structure
+from serve_app.engines.arena import HostArena
+from serve_app.engines.artifact import (
+    Artifact,
+    ArtifactError,
+    Header,
+    artifact_name,
+    read_artifact,
+    read_header,
+    write_artifact,
+)
+from serve_app.engines.base import Description
+from serve_app.engines.checkpoint import Checkpoint, read_model, read_structure
 from serve_app.engines.costs import GraphCosts
-from serve_app.engines.files import VerifiedFiles
+from serve_app.engines.files import KnownFiles, content_hash
 from serve_app.engines.graphs import (
     Graph,
     GraphPool,
@@ -19,20 +35,82 @@ from serve_app.engines.graphs import (
     sign,
     take_tensors,
 )
-from serve_app.engines.memory import ActivationPeak, release_free_memory, resident_bytes
-from serve_app.engines.weights import Weights, lay_out
-from serve_app.types import Footprint, ImageArray, PredictParams
+from serve_app.engines.memory import release_free_memory
+from serve_app.engines.precision import Precision, resolve_precision
+from serve_app.engines.slots import CudaCapture, Run, SlottedRunner
+from serve_app.engines.store import ArtifactStore
+from serve_app.engines.structure import IndescribableError, describe, rebuild, signature_of
+from serve_app.engines.torch_model import TorchModel
+from serve_app.engines.weights import Layout, Weights, allocate, lay_out
+from serve_app.types import Footprint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A checkpoint taken apart: a skeleton on the meta device, its tensors, its description."""
+
+    skeleton: nn.Module
+    tensors: dict[str, torch.Tensor]
+    description: Description
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "_Network":
+        tensors = take_tensors(checkpoint.module)
+        return cls(checkpoint.module, tensors, checkpoint.description)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """What makes a parked block a model again."""
+
+    description: Description
+    signature: str
+    layout: Layout
 
 
 class TorchEngine:
-    """Opens `.pt` checkpoints on one device, in fp32."""
+    """Opens `.pt` checkpoints on one device."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        """Run on `device`: "cpu" or "cuda:n"."""
+    def __init__(
+        self,
+        device: str = "cpu",
+        *,
+        precision: Precision = "fp32",
+        streams: int = 1,
+        store: ArtifactStore | None = None,
+        arena_bytes: int = 0,
+        slots: bool | None = None,
+    ) -> None:
+        """Open files on one device.
+
+        Args:
+            device: "cpu" or "cuda:n"
+            precision: the numbers that models compute with
+            streams: passes that run at once
+            store: where prepared weights are kept; None opens every model plainly
+            arena_bytes: host memory for weights whose models have left the device
+            slots: whether models run over fixed slots; None: on a GPU, where that is recorded
+
+        Raises:
+            ValueError: the device cannot do what is asked for
+        """
         self._device = torch.device(device)
-        self._graphs = GraphPool()
-        self._costs = GraphCosts()
-        self._verified = VerifiedFiles()
+        self._dtype = resolve_precision(precision, self._device)
+        self._channels_last = _is_channels_last(self._device, self._dtype)
+        self._store = store
+        on_gpu = self._device.type == "cuda"
+        slots = on_gpu if slots is None else slots
+        if slots and streams > 1:
+            raise ValueError("slots are run by one stream: leave `streams` unset on a GPU")
+        self._arena = HostArena(arena_bytes, pin=on_gpu)
+        self._recipes: dict[str, _Recipe] = {}
+        self._allocating = threading.Lock()
+        self._graphs = GraphPool(self._dtype, make_runner=self._make_runner if slots else None)
+        self._costs = GraphCosts(streams)
+        self._verified: KnownFiles[Footprint] = KnownFiles()
+        self._names: KnownFiles[str] = KnownFiles()
 
     def verify(self, path: Path) -> Footprint:
         """Check the file without running it and estimate its footprint (loader thread).
@@ -42,133 +120,179 @@ class TorchEngine:
         """
         return self._verified.get(path, self._inspect)
 
-    def open(self, path: Path) -> "TorchModel":
+    def open(self, path: Path) -> TorchModel:
         """Read the file into device memory, without a forward pass (loader thread).
 
         Raises:
             ModelBrokenError: the file is corrupt, unsafe or no YOLO model
         """
-        checkpoint = read_model(path)
-        tensors = take_tensors(checkpoint.module)
-        move_plain_tensors(checkpoint.module, self._device)
-        graph = self._graphs.adopt(checkpoint.module)
-        weights = Weights.pack(tensors, channels_last=_is_channels_last(self._device))
-        self._costs.assume(graph.signature, checkpoint.description.info)
-        weights = weights.to(self._device)
-        description = checkpoint.description
-        del checkpoint, tensors
-        release_free_memory()  # what reading took, which is more than what is kept
-        return TorchModel(description, graph, weights, self._costs, self._device)
+        return self._open_parked(path) or self._open_prepared(path) or self._open_plainly(path)
 
-    def _inspect(self, path: Path) -> Footprint:
-        checkpoint = read_structure(path)
-        check_records(path)
-        skeleton = checkpoint.module
-        own_bytes = lay_out(take_tensors(skeleton), channels_last=False).nbytes
-        signature = sign(skeleton)
-        self._costs.estimate(signature, skeleton, checkpoint.description.info)
-        dismantle(skeleton)
-        return Footprint(own_bytes, {signature: self._costs[signature]})
+    def is_prepared(self, path: Path) -> bool:
+        """Whether `open` will find prepared weights (loader thread)."""
+        return self._store is not None and self._store.find(self._name(path)) is not None
 
-
-class TorchModel:
-    """The weights of one checkpoint on a device, and the graph that runs them."""
-
-    def __init__(
-        self,
-        description: Description,
-        graph: Graph,
-        weights: Weights,
-        costs: GraphCosts,
-        device: torch.device,
-    ) -> None:
-        self._graph: Graph | None = graph
-        self._weights = weights
-        self._costs = costs
-        self._signature = graph.signature
-        self._nbytes = weights.layout.nbytes
-        self._backend = predictors.Backend(
-            description=description, device=device, forward=self._forward, format="pt"
-        )
-
-    def __repr__(self) -> str:
-        state = "closed" if self._graph is None else f"{self._nbytes} bytes"
-        return f"<TorchModel {self.info.task} on graph {self._signature}: {state}>"
-
-    @property
-    def info(self) -> ModelInfo:
-        """Task, class names and input size."""
-        return self._backend.description.info
-
-    @property
-    def footprint(self) -> Footprint:
-        """Its weights, exactly, and its graph: an estimate until the graph was warmed up once."""
-        return Footprint(self._nbytes, {self._signature: self._costs[self._signature]})
-
-    def warm_up(self) -> None:
-        """Run a forward pass, unless the graph has done one at this input size (engine thread).
-
-        Models of one graph differ in numbers only: once one of them ran, nothing is left to warm.
-        """
-        assert self._graph is not None  # noqa: S101 - it is not closed before it is warm
-        if self.info.imgsz in self._graph.warmed:
-            return
-        needed_bytes = self._measured_warm_up()
-        self._graph.warmed.add(self.info.imgsz)
-        self._costs.measure(self._signature, self.info, needed_bytes)
-        release_free_memory()
-
-    def preprocess(
-        self, image: ImageArray, params: PredictParams, *, annotate: bool = False
-    ) -> ModelInput:
-        """Turn a picture into this model's input (decoder thread).
+    def prepare(self, path: Path) -> bool:
+        """Keep the file's prepared weights; return whether that made any (process of its own).
 
         Raises:
-            InvalidParameterError: a parameter does not fit this model (class id, input size)
-            InvalidImageError: the picture is too long and narrow to be classified
+            ModelBrokenError: the file is corrupt, unsafe or no YOLO model
         """
-        return predictors.preprocess(self._backend, image, params, annotate=annotate)
+        if self._store is None or self.is_prepared(path):
+            return False
+        check_records(path)
+        network = _Network.of(read_model(path))
+        try:
+            structure = describe(network.skeleton)
+            graph = Graph(network.skeleton, signature_of(structure), self._dtype)
+            weights = self._pack(network, graph)
+            graph_bytes = self._costs.estimate(graph, network.skeleton, network.description.info)
+            made = self._store.put(
+                self._name(path),
+                lambda partial: write_artifact(
+                    partial,
+                    weights,
+                    network.description,
+                    structure,
+                    signature=graph.signature,
+                    graph_bytes=graph_bytes,
+                    channels_last=self._channels_last,
+                ),
+            )
+        except IndescribableError as error:
+            logger.info("%s will always be opened plainly: %s", path, error)
+            return False
+        finally:
+            dismantle(network.skeleton)
+        return made is not None
 
-    def predict(self, inputs: Sequence[ModelInput]) -> list[Answer]:
-        """Answer for inputs of one shape, each as if alone (stream)."""
-        if self._graph is None:
-            raise RuntimeError("the model is closed")
-        return predictors.predict(self._backend, inputs)
+    def _inspect(self, path: Path) -> Footprint:
+        header = self._prepared_header(path)
+        if header is not None:
+            self._costs.assume(header.signature, header.description.info, header.graph_bytes)
+            return Footprint(header.own_bytes, {header.signature: self._costs[header.signature]})
+        network = _Network.of(read_structure(path))
+        check_records(path)
+        graph = Graph(network.skeleton, sign(network.skeleton), self._dtype)
+        own_bytes = lay_out(network.tensors, graph.dtype_of, channels_last=False).nbytes
+        self._costs.estimate(graph, network.skeleton, network.description.info)
+        dismantle(network.skeleton)
+        return Footprint(own_bytes, {graph.signature: self._costs[graph.signature]})
 
-    def close(self) -> None:
-        """Give the memory back; the model must not be used afterwards (engine thread)."""
-        self._weights.close()
-        self._graph = None
-        if self._backend.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _open_plainly(self, path: Path) -> TorchModel:
+        network = _Network.of(read_model(path))
+        move_plain_tensors(network.skeleton, self._device)
+        graph = self._graphs.adopt(network.skeleton)
+        description = network.description
+        weights = self._pack(network, graph)
+        self._costs.assume(graph.signature, description.info)
+        del network
+        release_free_memory()  # what reading took, which is more than what is kept
+        return self._bring(path, description, graph, weights)
+
+    def _open_prepared(self, path: Path) -> TorchModel | None:
+        artifact = self._read_prepared(path)
+        if artifact is None:
+            return None
+        header = artifact.header
+        try:
+            graph = self._graphs.get(header.signature, lambda: self._rebuild(artifact))
+        except (IndescribableError, ValueError) as error:
+            self._refuse(path, error)
+            return None
+        self._costs.assume(graph.signature, header.description.info, header.graph_bytes)
+        return self._bring(path, header.description, graph, artifact.weights)
+
+    def _open_parked(self, path: Path) -> TorchModel | None:
+        """Open from host memory, without a look at the disk."""
+        if not self._arena.nbytes:
+            return None
+        name = self._name(path)
+        recipe = self._recipes.get(name)
+        graph = None if recipe is None else self._graphs.find(recipe.signature)
+        if recipe is None or graph is None:
+            return None
+        with self._arena.borrow(name) as block:
+            if block is None:
+                return None
+            weights = self._copy(Weights(recipe.layout, block))
+        return TorchModel(recipe.description, graph, weights, self._costs, self._device)
+
+    def _bring(
+        self, path: Path, description: Description, graph: Graph, weights: Weights
+    ) -> TorchModel:
+        """Bring weights to the device, and park them for the next time."""
+        if self._arena.nbytes:
+            name = self._name(path)
+            if self._arena.park(name, weights.block):
+                parked = set(self._arena.keys)
+                self._recipes = {n: r for n, r in self._recipes.items() if n in parked}
+                self._recipes[name] = _Recipe(description, graph.signature, weights.layout)
+        if self._device.type != "cpu":
+            weights = self._copy(weights)
+        return TorchModel(description, graph, weights, self._costs, self._device)
+
+    def _copy(self, weights: Weights) -> Weights:
+        """Return a copy on the device, complete."""
+        nbytes = weights.layout.nbytes
+        if self._device.type == "cpu":
+            block = allocate(nbytes)
         else:
-            release_free_memory()
+            with self._allocating:  # the driver refuses while a pass is being recorded
+                block = torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+        block.copy_(weights.block)
+        return Weights(weights.layout, block)
 
-    def _forward(self, pixels: torch.Tensor) -> Any:
-        if self._graph is None:
-            raise RuntimeError("the model is closed")
-        return self._graph.run(self._weights.tensors, pixels)
+    def _make_runner(self, run: Run, layout: Layout, device: torch.device) -> SlottedRunner:
+        on_gpu = device.type == "cuda"
+        capture = CudaCapture(device, self._allocating) if on_gpu else None
+        return SlottedRunner(run, layout, device, capture=capture)
 
-    def _measured_warm_up(self) -> int:
-        """Warm up, and return the bytes that it took at its peak beyond the weights."""
-        device = self._backend.device
-        if device.type == "cuda":
-            before = torch.cuda.memory_allocated(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            predictors.warm_up(self._backend)
-            return int(torch.cuda.max_memory_allocated(device)) - before
-        before = resident_bytes()
-        with ActivationPeak(self._weights.tensors.values()) as activations:
-            predictors.warm_up(self._backend)
-        growth = resident_bytes() - before
-        # Other threads grow the process too: what it grew by counts only as far as is plausible.
-        peak_bytes = int(activations.peak_bytes)
-        return max(peak_bytes, min(growth, 2 * peak_bytes))
+    def _rebuild(self, artifact: Artifact) -> nn.Module:
+        skeleton = rebuild(artifact.structure)
+        if sign(skeleton) != artifact.header.signature:
+            raise ArtifactError("its structure is another than its signature says")
+        move_plain_tensors(skeleton, self._device)
+        return skeleton
+
+    def _pack(self, network: _Network, graph: Graph) -> Weights:
+        layout = lay_out(network.tensors, graph.dtype_of, channels_last=self._channels_last)
+        return Weights.pack(layout, network.tensors)
+
+    # --- prepared weights -----------------------------------------------------------------------
+
+    def _name(self, path: Path) -> str:
+        content = self._names.get(path, content_hash)
+        return artifact_name(content, self._dtype, channels_last=self._channels_last)
+
+    def _prepared_header(self, path: Path) -> Header | None:
+        found = self._store and self._store.find(self._name(path))
+        try:
+            return read_header(found) if found else None
+        except ArtifactError as error:
+            self._refuse(path, error)
+            return None
+
+    def _read_prepared(self, path: Path) -> Artifact | None:
+        found = self._store and self._store.find(self._name(path))
+        try:
+            return read_artifact(found) if found else None
+        except ArtifactError as error:
+            self._refuse(path, error)
+            return None
+
+    def _refuse(self, path: Path, error: Exception) -> None:
+        """Throw prepared weights away that are not what was written: they are made anew."""
+        logger.warning("the prepared weights of %s are refused: %s", path, error)
+        if self._store is not None:
+            self._store.discard(self._name(path))
 
 
-def _is_channels_last(device: torch.device) -> bool:
-    """Whether Ultralytics lays out native models channels-last here, which changes roundings."""
-    return device.type == "cpu" and bool(torch.backends.mkldnn.enabled) and _has_onednn()
+def _is_channels_last(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether weights lie channels-last here: where that is fast, or where Ultralytics does so."""
+    if device.type == "cuda":
+        return dtype != torch.float32
+    return bool(torch.backends.mkldnn.enabled) and _has_onednn()
 
 
 def _has_onednn() -> bool:

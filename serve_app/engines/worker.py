@@ -2,9 +2,9 @@
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -22,52 +22,37 @@ async def settle(future: Future[T]) -> T:
         return await asyncio.shield(waiting)
     except asyncio.CancelledError:
         if not future.cancel():
-            await _outlast(waiting)
+            await outlast([waiting])
         raise
 
 
-async def _outlast(waiting: "asyncio.Future[T]") -> None:
-    """Wait for the end of `waiting`, through further cancellations; its outcome is dropped."""
-    while not waiting.done():
-        try:
-            await asyncio.wait([waiting])
-        except asyncio.CancelledError:
-            continue
-    if not waiting.cancelled():
-        waiting.exception()  # marks it as seen
+async def complete(future: Future[T]) -> T:
+    """Await work in a thread to its end even when cancelled: for giving memory back."""
+    waiting = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        await outlast([waiting])
+        raise
 
 
-class EngineThread:
-    """The one thread of a process that runs torch's parallel operators.
+async def outlast(waiting: "Iterable[asyncio.Future[Any]]") -> None:
+    """Wait for the end of all, through cancellations; their outcomes are dropped.
 
-    A second one would start a second OpenMP team, and both would be slower.
+    Raises:
+        asyncio.CancelledError: the caller was cancelled meanwhile
     """
-
-    def __init__(self, threads: int = 1) -> None:
-        """Let torch use `threads` cores in this thread."""
-        self._executor = ThreadPoolExecutor(
-            1, "engine", functools.partial(torch.set_num_threads, threads)
-        )
-
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return `function(*args, **kwargs)`, run in turn in the engine thread.
-
-        When cancelled: work still in the queue is dropped; work that runs is waited for first.
-        """
-        return await settle(self._executor.submit(function, *args, **kwargs))
-
-    async def run_surely(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Like `run`, but runs to its end even when cancelled: for giving memory back."""
-        waiting = asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
+    futures, cancelled = list(waiting), False
+    while pending := [future for future in futures if not future.done()]:
         try:
-            return await asyncio.shield(waiting)
+            await asyncio.wait(pending)
         except asyncio.CancelledError:
-            await _outlast(waiting)
-            raise
-
-    def close(self) -> None:
-        """Drop queued work, wait for what runs, end the thread."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+            cancelled = True
+    for future in futures:
+        if not future.cancelled():
+            future.exception()  # marks it as seen
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 class LoaderThreads:
@@ -79,7 +64,7 @@ class LoaderThreads:
         )
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start the work; await its end with `settle`."""
+        """Start the work; await its end with `settle` or `complete`."""
         return self._executor.submit(function, *args, **kwargs)
 
     def close(self) -> None:

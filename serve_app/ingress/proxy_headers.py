@@ -1,9 +1,10 @@
-"""Keeps clients' headers away from Ray Serve's own proxy, which trusts them.
+"""Keeps clients' headers away from Ray Serve, which trusts them.
 
-The proxy takes a model id, a session id, a time limit and a request id out of headers, unchecked:
-it remembers every id that a client invents, and bytes that are no UTF-8 end in a raw 500. Ray
-calls `middlewares` when RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it in the environment that
-Serve is started in, as `python -m serve_app` does.
+Serve takes a model id, a session id, a time limit and a request id out of headers, unchecked: it
+remembers every id that a client invents, and bytes that are no UTF-8 end in a raw 500. Its own
+proxy does so, and with HAProxy in front the server in each ingress replica. Both call
+`middlewares` first when RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it in the environment that
+Serve is started in, as `python -m serve_app` sees to.
 """
 
 import re
@@ -21,19 +22,19 @@ _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 def middlewares() -> list[Middleware]:
-    """Return what Ray Serve's proxy is to run before it looks at a request."""
+    """Return what Ray Serve is to run before it looks at a request."""
     return [Middleware(ClientHeaders)]
 
 
 class ClientHeaders:
-    """Renames, drops and mends the headers that the proxy would act on."""
+    """Renames, drops and mends the headers that Serve would act on."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with harmless headers (ASGI)."""
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             scope["headers"] = [kept for header in scope["headers"] for kept in _mend(*header)]
         await self._app(scope, receive, send)
 

@@ -11,12 +11,23 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar
 
 from serve_app.engines.base import Engine, EngineModel
 from serve_app.engines.guard import guarded
-from serve_app.engines.worker import EngineThread, LoaderThreads, settle
+from serve_app.engines.worker import LoaderThreads, complete, settle
 from serve_app.loading.sources.base import Source
 from serve_app.types import Footprint, ModelFormat, ModelKey, ModelSpec
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """Where models may run: `serve_app.engines.streams.Streams`."""
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what the function returns; when cancelled, leave nothing of it running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +69,23 @@ class Loader:
         resolve: Callable[[ModelKey], Awaitable[ModelSpec]],
         sources: Mapping[str, Source],
         engines: Mapping[ModelFormat, Engine],
-        engine_thread: EngineThread,
+        streams: Runner,
         *,
         loader_threads: int = 2,
+        opened_plainly: Callable[[Path], None] = lambda _path: None,
     ) -> None:
-        """Take what is needed; `engine_thread` stays the caller's to close."""
+        """Take what is needed; `streams` warm models up and stay the caller's to close.
+
+        `opened_plainly` is told of files that would have opened faster had they been prepared.
+        """
         self._resolve = resolve
         self._sources = sources
         self._engines = engines
-        self._engine_thread = engine_thread
+        self._streams = streams
+        self._opened_plainly = opened_plainly
         self._verifiers = LoaderThreads(loader_threads)
         self._openers = LoaderThreads(loader_threads)  # a slow disk must not hold back an opening
+        self._closers = LoaderThreads(1)  # nor may an opening hold back what makes room for it
 
     async def prepare(self, key: ModelKey) -> PreparedFile:
         """Fetch and verify the version; takes no device memory.
@@ -95,32 +112,39 @@ class Loader:
             OverloadedError: the device has no memory left for it
         """
         started = time.perf_counter()
-        opening = self._openers.submit(
-            guarded, self._engines[prepared.spec.format].open, prepared.path
-        )
+        engine = self._engines[prepared.spec.format]
+        opening = self._openers.submit(guarded, _open, engine, prepared.path)
         try:
-            model = await settle(opening)
+            model, was_prepared = await settle(opening)
             opened = time.perf_counter()
-            await self._engine_thread.run(guarded, model.warm_up)
+            await self._streams.run(guarded, model.warm_up)
         except BaseException:
             await self._close_made(opening)
             raise
         warm = time.perf_counter()
+        if not was_prepared:
+            self._opened_plainly(prepared.path)
         phases_s = {"open": opened - started, "warm_up": warm - opened}
         return LoadedModel(model, {**prepared.phases_s, **phases_s})
 
     async def close(self, loaded: LoadedModel) -> None:
         """Give the model's memory back, even if the caller is cancelled meanwhile."""
-        await self._engine_thread.run_surely(loaded.model.close)
+        await complete(self._closers.submit(loaded.model.close))
 
     async def aclose(self) -> None:
         """End the loader's own threads."""
-        self._verifiers.close()
-        self._openers.close()
+        for threads in (self._verifiers, self._openers, self._closers):
+            threads.close()
 
-    async def _close_made(self, opening: "Future[EngineModel]") -> None:
+    async def _close_made(self, opening: "Future[tuple[EngineModel, bool]]") -> None:
         """Close what an abandoned opening made, if anything."""
         if opening.cancelled() or opening.exception() is not None:
             return
         with suppress(Exception):  # the error that led here is the one to tell
-            await self._engine_thread.run_surely(opening.result().close)
+            await complete(self._closers.submit(opening.result()[0].close))
+
+
+def _open(engine: Engine, path: Path) -> tuple[EngineModel, bool]:
+    """Open the file, and tell whether it was prepared (loader thread)."""
+    was_prepared = engine.is_prepared(path)
+    return engine.open(path), was_prepared

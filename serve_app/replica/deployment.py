@@ -15,12 +15,15 @@ from typing import Any
 import ray
 from ray import serve
 
-from serve_app.cache import CacheLimits, ModelCache
+from serve_app.cache import POLICIES, CacheLimits, ModelCache
 from serve_app.engines.devices import device_total_bytes, resolve_device, usable_cores
 from serve_app.engines.factory import create_engines
-from serve_app.engines.worker import EngineThread
+from serve_app.engines.store import ArtifactStore
+from serve_app.engines.streams import Streams, default_streams
 from serve_app.errors import Failure, ServeAppError
 from serve_app.loading.loader import LoadedModel, Loader, PreparedFile
+from serve_app.loading.prepare_worker import WorkerSettings
+from serve_app.loading.preparer import Preparer
 from serve_app.loading.sources.folder import FolderSource
 from serve_app.loading.sources.ultralytics import UltralyticsSource
 from serve_app.logs import join_serve_logs
@@ -30,11 +33,15 @@ from serve_app.registry.catalog import Registry
 from serve_app.registry.live import AsyncRegistry
 from serve_app.replica.multiplex import MultiplexBridge
 from serve_app.replica.observer import ReplicaObserver
+from serve_app.replica.preparation import follow
 from serve_app.replica.service import PredictService
 from serve_app.settings import AppArgs, DetectorConfig, SettingsError
 from serve_app.types import ModelKey, ModelRef, PredictRequest, PredictResult, ReplicaReport
 
 logger = logging.getLogger(__name__)
+
+PREPARED_FOLDER = "prepared"
+"""Under cache_dir."""
 
 
 class ModelSlot:
@@ -54,14 +61,29 @@ class Detector:
         self._device = resolve_device(args.device)
         self._device_bytes = device_total_bytes(self._device)
         self._registry = AsyncRegistry(Registry.from_settings(args))
-        threads = args.threads or usable_cores()
-        self._engine_thread = EngineThread(threads)
+        cores = args.threads or usable_cores()
+        self._streams = Streams(args.streams or default_streams(self._device, cores), cores)
+        store = ArtifactStore(args.cache_dir / PREPARED_FOLDER, args.prepared_bytes)
+        worker = WorkerSettings(
+            self._device, args.precision, args.cpu_engine, store.folder, store.limit_bytes
+        )
+        self._preparer = Preparer(worker.command(), store)
+        self._following: asyncio.Task[None] | None = None
         self._loader = Loader(
             self._registry.current_spec,
             {folder.SOURCE: FolderSource(), official.SOURCE: UltralyticsSource(args.cache_dir)},
-            create_engines(self._device, threads),
-            self._engine_thread,
+            create_engines(
+                self._device,
+                threads=cores,
+                streams=self._streams.count,
+                precision=args.precision,
+                cpu_engine=args.cpu_engine,
+                store=store,
+                parked_bytes=args.parked_bytes,
+            ),
+            self._streams,
             loader_threads=args.max_concurrent_loads,
+            opened_plainly=self._preparer.opened,
         )
         self._bridge = MultiplexBridge(self, ModelSlot)
         self._metrics = Metrics()
@@ -77,7 +99,7 @@ class Detector:
             observer=ReplicaObserver(self._metrics, self._on_change),
         )
         self._service = PredictService(
-            self._cache, self._engine_thread, max_image_pixels=args.max_image_pixels
+            self._cache, self._streams, max_image_pixels=args.max_image_pixels
         )
 
     @serve.multiplexed(max_num_models_per_replica=-1)  # type: ignore[untyped-decorator]
@@ -147,7 +169,9 @@ class Detector:
             self._config_error = str(error)
             return
         self._config, self._config_error = config, None
-        self._cache.reconfigure(limits)
+        self._cache.reconfigure(limits, POLICIES[config.eviction_policy]())
+        if self._following is None:
+            self._following = asyncio.create_task(follow(self._registry, self._preparer))
         if self._preloading is not None:
             self._preloading.cancel()
         self._preloading = asyncio.create_task(self._preload(wanted))
@@ -161,13 +185,15 @@ class Detector:
 
     async def __del__(self) -> None:
         """Ray calls this once when the replica stops: give everything back, in reverse order."""
-        if self._preloading is not None:
-            self._preloading.cancel()
-            await asyncio.gather(self._preloading, return_exceptions=True)
+        tasks = [task for task in (self._preloading, self._following) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._preparer.aclose()
+        await self._service.aclose()  # first: what waits in it holds leases
         await self._cache.aclose()
         await self._loader.aclose()
-        self._service.close()
-        self._engine_thread.close()
+        await asyncio.to_thread(self._streams.close)
 
     async def _resolve(
         self, config: DetectorConfig

@@ -20,6 +20,7 @@ from serve_app.engines.decoding import decode_image
 from serve_app.engines.factory import create_engines
 from serve_app.types import ImageResult, ModelFormat, PredictParams
 from tests.support.checkpoints import BUS, ZIDANE, CheckpointFolder, reference
+from tests.support.models import answer
 from tests.support.parity import assert_parity
 
 ROOT = Path(__file__).parents[2]
@@ -38,12 +39,14 @@ EXPORTS = [
 ]
 
 
-def answer(path: Path, picture: Path, params: PredictParams) -> ImageResult:
+def answer_of(path: Path, picture: Path, params: PredictParams) -> ImageResult:
     """Return our answer, the whole way from files."""
-    model = create_engines("cpu", 1)[ModelFormat(path.suffix[1:])].open(path)
+    model = create_engines("cpu", threads=2, streams=1, precision="fp32")[
+        ModelFormat(path.suffix[1:])
+    ].open(path)
     try:
         model.warm_up()
-        return model.predict(decode_image(picture.read_bytes()), params)
+        return answer(model, decode_image(picture.read_bytes()), params)
     finally:
         model.close()
 
@@ -57,7 +60,7 @@ def test_random_nets_of_every_task(
     """Boxes, outlines, keypoints, corners and classes, with and without an end-to-end head."""
     path = checkpoints(f"{family}{task}", imgsz=224)
 
-    ours = answer(path, picture, PredictParams(conf=CONF, max_det=40))
+    ours = answer_of(path, picture, PredictParams(conf=CONF, max_det=40))
 
     assert len(ours.class_id) > 0
     assert_parity(ours, reference(path, picture, conf=CONF, max_det=40))
@@ -66,11 +69,11 @@ def test_random_nets_of_every_task(
 @pytest.mark.parametrize("path", DEMO_MODELS, ids=lambda path: path.parts[-3])
 def test_demo_models(path: Path) -> None:
     """At their own size and the default thresholds, on photographs and on scenes they know."""
-    model = create_engines("cpu", 1)[ModelFormat.PT].open(path)
+    model = create_engines("cpu", threads=2, streams=1, precision="fp32")[ModelFormat.PT].open(path)
     standard: Any = YOLO(str(path))
 
     for picture in [BUS, ZIDANE, *SAMPLES]:
-        ours = model.predict(decode_image(picture.read_bytes()), PredictParams())
+        ours = answer(model, decode_image(picture.read_bytes()), PredictParams())
         (expected,) = standard.predict(str(picture), verbose=False)
         assert_parity(ours, expected)
     model.close()
@@ -101,7 +104,7 @@ def test_onnx_exports(export: tuple[str, bool], exports: dict[tuple[str, bool], 
     """Against Ultralytics on the same ONNX file."""
     path = exports[export]
 
-    ours = answer(path, BUS, PredictParams(conf=CONF, max_det=40))
+    ours = answer_of(path, BUS, PredictParams(conf=CONF, max_det=40))
 
     assert len(ours.class_id) > 0
     assert_parity(ours, reference(path, BUS, conf=CONF, max_det=40, imgsz=160))
@@ -112,7 +115,7 @@ def test_onnx_export_agrees_with_its_checkpoint(
     dynamic: bool, exports: dict[tuple[str, bool], Path], checkpoints: CheckpointFolder
 ) -> None:
     """With the same letterboxing, the two engines tell the same."""
-    ours = answer(exports["yolo11n", dynamic], BUS, PredictParams(conf=CONF, max_det=40))
+    ours = answer_of(exports["yolo11n", dynamic], BUS, PredictParams(conf=CONF, max_det=40))
 
     expected = reference(
         checkpoints("yolo11n", imgsz=160), BUS, conf=CONF, max_det=40, rect=dynamic

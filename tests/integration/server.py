@@ -63,10 +63,16 @@ def wait_until(condition: Any, timeout_s: float = 30.0, what: str = "") -> Any: 
     raise AssertionError(f"not within {timeout_s} s: {what or condition}")
 
 
-def start(config: Json, folder: Path, address: str = "local") -> subprocess.Popen[bytes]:
+def start(
+    config: Json,
+    folder: Path,
+    address: str = "local",
+    variables: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
     """Start the launcher on `config` in a session of its own; its output goes to folder/log.
 
     address: of the cluster to join; by default none that happens to run on this machine
+    variables: of the environment, beside those of this process
     """
     path = folder / "serve_config.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -76,6 +82,7 @@ def start(config: Json, folder: Path, address: str = "local") -> subprocess.Pope
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": _TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
+        **(variables or {}),
     }
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(  # noqa: S603
@@ -117,12 +124,14 @@ def stop(process: subprocess.Popen[bytes], timeout_s: float = 60.0) -> list[str]
 class Server:
     """A running application and how to talk to it."""
 
-    def __init__(self, config: Json, folder: Path) -> None:
+    def __init__(
+        self, config: Json, folder: Path, variables: Mapping[str, str] | None = None
+    ) -> None:
         """Start it and wait until it is ready."""
         self.config = config
         self.url = f"http://127.0.0.1:{config['http_options']['port']}"
         self.log = folder / "log"
-        self.process = start(config, folder)
+        self.process = start(config, folder, variables=variables)
         try:
             wait_until(self._is_ready, START_TIMEOUT_S, f"ready: {self.log.read_text()[-3000:]}")
         except BaseException:
@@ -190,9 +199,11 @@ class Server:
 
 
 @contextmanager
-def serving(config: Json, folder: Path) -> Iterator[Server]:
+def serving(
+    config: Json, folder: Path, variables: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """Run the application and stop it as Ctrl-C does."""
-    server = Server(config, folder)
+    server = Server(config, folder, variables)
     try:
         yield server
     finally:

@@ -23,10 +23,11 @@ ALLOWED: dict[str, set[str]] = {
     "loading": SHARED | {"engines"},
     "replica": SHARED | {"settings", "metrics", "logs", "registry", "cache", "loading", "engines"},
     "ingress": SHARED | {"settings", "logs", "registry"},
-    "app": {"settings", "ingress", "replica"},
+    "app": {"settings", "ingress", "replica", "tuning"},
+    "tuning": set(),
     "preflight": SHARED | {"settings", "registry"},
     "watcher": set(),
-    "__main__": {"settings", "preflight", "watcher"},
+    "__main__": {"settings", "preflight", "tuning", "watcher"},
     "__init__": set(),
 }
 """For each part of serve_app, the other parts it may import."""
@@ -37,6 +38,7 @@ FOREIGN = {
     "ultralytics": {"engines"},
     "onnx": {"engines"},
     "onnxruntime": {"engines"},
+    "openvino": {"engines"},
     "fastapi": {"ingress"},
     "starlette": {"ingress"},
 }

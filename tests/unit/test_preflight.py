@@ -135,3 +135,10 @@ def test_a_gpu_that_is_not_there_is_refused(config: Config) -> None:
     preflight.check_device(config, gpus=1)
     with pytest.raises(SettingsError, match=r"args\.device: cuda, but the cluster has no GPU"):
         preflight.check_device(config, gpus=0)
+
+
+def test_tls_is_noticed(config: Config) -> None:
+    """HAProxy would serve the same port without it."""
+    assert not preflight.speaks_tls(config)
+    config["http_options"].update(ssl_keyfile="key.pem", ssl_certfile="cert.pem")
+    assert preflight.speaks_tls(config)

@@ -1,11 +1,9 @@
 """Ultralytics' published weights, downloaded once per node."""
 
 import asyncio
-import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -13,13 +11,13 @@ import httpx
 
 from serve_app.engines import downloads_are_forbidden
 from serve_app.errors import ModelNotFoundError, SourceUnavailableError
+from serve_app.loading.node_lock import node_lock
 from serve_app.types import ModelSpec
 
 _CONNECT_TIMEOUT_S = 3.0
 _READ_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 2**20
 _DOWNLOAD_TIMEOUT_S = 600.0
-_LOCK_POLL_S = 0.1
 _ADVICE = "put the file into the model repository, or give this machine access to the network"
 
 
@@ -49,7 +47,7 @@ class UltralyticsSource:
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            async with _node_lock(path.with_suffix(".lock")):
+            async with node_lock(path.with_suffix(".lock")):
                 if not path.exists():  # another replica may have been quicker
                     await self._download(spec, path)
         except OSError as error:
@@ -111,20 +109,3 @@ def _check_status(spec: ModelSpec, status: int) -> None:
         raise SourceUnavailableError(
             f"{spec.key} cannot be downloaded: the server answered {status}; {_ADVICE}"
         )
-
-
-@asynccontextmanager
-async def _node_lock(path: Path) -> AsyncIterator[None]:
-    """Let one process of this node download one file; waiting does not block the event loop."""
-    with path.open("wb") as file:
-        while not _try_lock(file):  # noqa: ASYNC110 - the lock is another process's
-            await asyncio.sleep(_LOCK_POLL_S)
-        yield  # closing the file releases the lock
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

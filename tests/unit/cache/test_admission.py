@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from serve_app.cache import LRU, CacheLimits, Usage
+from serve_app.cache import CacheLimits
 from serve_app.cache.admission import Verdict, admit, in_mib, refusal, surplus
 from serve_app.cache.ledger import ByteLedger
 from serve_app.errors import ModelExceedsBudgetError, OverloadedError
@@ -127,9 +127,3 @@ def test_senseless_limits_are_refused(budget: int, count: int | None) -> None:
     """A negative budget or a cap of none is a mistake."""
     with pytest.raises(ValueError, match="must"):
         CacheLimits(budget, count)
-
-
-def test_lru_ranks_the_longest_unused_first() -> None:
-    """The default policy orders by last use and by nothing else."""
-    usages = [Usage(A, 1, 9.0, 3.0, 1), Usage(B, 9, 1.0, 1.0, 99), Usage(C, 5, 5.0, 2.0, 5)]
-    assert [usage.key for usage in LRU().order(usages, 4.0)] == [B, C, A]

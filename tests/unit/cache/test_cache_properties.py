@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from serve_app.cache import CacheLimits, EvictionReason, ModelCache
+from serve_app.cache import GDSF, LRU, CacheLimits, EvictionReason, ModelCache, Policy
 from serve_app.cache.entry import Entry, Phase
 from serve_app.errors import (
     DeadlineExceededError,
@@ -46,6 +46,7 @@ EXPECTED = (OverloadedError, DeadlineExceededError, ModelBrokenError, ModelExcee
 keys = st.sampled_from(KEYS)
 turns = st.sampled_from([0, 1, 2, QUIET, QUIET])
 picks = st.integers(0, 99)
+policies = st.sampled_from([LRU, GDSF])
 limits = st.builds(
     CacheLimits,
     st.integers(0, 120),
@@ -106,14 +107,21 @@ class CacheMachine(RuleBasedStateMachine):
         self.over_since_shrink = False  # whether a smaller budget has not been reached yet
         self.ending = False
 
-    @initialize(models=st.fixed_dictionaries(dict.fromkeys(KEYS, model_sizes())), first=limits)
-    def start(self, models: dict[ModelKey, Sizes], first: CacheLimits) -> None:
+    @initialize(
+        models=st.fixed_dictionaries(dict.fromkeys(KEYS, model_sizes())),
+        first=limits,
+        policy=policies,
+    )
+    def start(
+        self, models: dict[ModelKey, Sizes], first: CacheLimits, policy: type[Policy]
+    ) -> None:
         """Make the cache."""
         self.loader = FakeLoader(models, "prepare", "open", "close")
         self.limits = first
         self.cache: ModelCache[FakePrepared, FakeModel] = ModelCache(
             self.loader,
             limits=first,
+            policy=policy(),
             observer=self.watcher,
             clock=self.clock,
             max_concurrent_loads=LOADS,
@@ -165,10 +173,15 @@ class CacheMachine(RuleBasedStateMachine):
         """An operator preloads a model."""
         self.spawn(self.do_load(key), n)
 
-    @rule(new=limits, n=turns)
-    def reconfigure(self, new: CacheLimits, n: int) -> None:
-        """The operator changes the budget, the cap and the pins."""
-        self.within(lambda: self.do_reconfigure(new), n)
+    @rule(new=limits, policy=st.none() | policies, n=turns)
+    def reconfigure(self, new: CacheLimits, policy: type[Policy] | None, n: int) -> None:
+        """The operator changes the budget, the cap, the pins and the policy."""
+        self.within(lambda: self.do_reconfigure(new, policy), n)
+
+    @rule(policy=policies, n=turns)
+    def change_policy(self, policy: type[Policy], n: int) -> None:
+        """The operator changes the policy only: nobody may leave for that."""
+        self.within(lambda: self.do_change_policy(policy), n)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 2.0]), n=turns)
     def advance(self, seconds: float, n: int) -> None:
@@ -320,11 +333,15 @@ class CacheMachine(RuleBasedStateMachine):
             for model in self.open_models()
         )
 
-    def do_reconfigure(self, new: CacheLimits) -> None:
+    def do_reconfigure(self, new: CacheLimits, policy: type[Policy] | None) -> None:
         """Set new limits; from now on they may be exceeded until they are reached."""
         self.limits, self.reconfiguring, self.over_since_shrink = new, True, True
-        self.cache.reconfigure(new)
+        self.cache.reconfigure(new, policy() if policy is not None else None)
         self.reconfiguring = False
+
+    def do_change_policy(self, policy: type[Policy]) -> None:
+        """Set a policy under the limits in force."""
+        self.cache.reconfigure(self.limits, policy())
 
     async def do_unload(self, key: ModelKey, timeout_s: float) -> None:
         """Unload, and check what may come of it."""

@@ -1,5 +1,6 @@
 """Fixtures of the engines' tests."""
 
+from tests.support.exports import exported
 from tests.support.fixtures import bus, checkpoints, one_core
 
-__all__ = ["bus", "checkpoints", "one_core"]
+__all__ = ["bus", "checkpoints", "exported", "one_core"]

@@ -6,6 +6,7 @@ import pytest
 from serve_app.engines.torch_engine import TorchEngine
 from serve_app.types import ImageArray, PredictParams, Task
 from tests.support.checkpoints import CheckpointFolder, reference
+from tests.support.models import answer
 
 PARAMS = PredictParams(conf=0.01, max_det=50)
 
@@ -34,7 +35,7 @@ def test_answers_like_ultralytics(
     model = engine.open(path)
     model.warm_up()
 
-    result = model.predict(bus, PARAMS)
+    result = answer(model, bus, PARAMS)
 
     expected = reference(path, bus, conf=0.01, max_det=50)
     assert len(result.class_id) > 0

@@ -1,21 +1,18 @@
 """ONNX files are believed only as far as Ultralytics' own metadata goes."""
 
 import os
-import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from ultralytics.models import YOLO
 
-from serve_app.engines.onnx_engine import OnnxEngine, parse_metadata
+from serve_app.engines.onnx_engine import OnnxEngine
+from serve_app.engines.onnx_metadata import parse_metadata
 from serve_app.errors import InvalidParameterError, ModelBrokenError
 from serve_app.types import ImageArray, PredictParams, Task
-from tests.support.checkpoints import CheckpointFolder
+from tests.support.models import answer
 
 METADATA = {
     "task": "detect",
@@ -25,17 +22,6 @@ METADATA = {
     "args": "{'dynamic': False, 'nms': False}",
     "end2end": "False",
 }
-
-
-@pytest.fixture(scope="session")
-def exported(checkpoints: CheckpointFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export with a fixed shape of 96 x 96."""
-    path = tmp_path_factory.mktemp("onnx") / "net-tiny.pt"
-    shutil.copy(checkpoints("tiny-detect", imgsz=96), path)
-    model: Any = YOLO(str(path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing warns of every shape that it fixes
-        return Path(model.export(format="onnx", simplify=False, imgsz=96, verbose=False))
 
 
 @pytest.fixture
@@ -67,7 +53,7 @@ def test_footprint_is_measured(exported: Path, bus: ImageArray) -> None:
     size = exported.stat().st_size
     assert size <= model.footprint.own_bytes <= 2 * estimate.own_bytes
     assert model.footprint.shared == {}
-    assert len(model.predict(bus, PredictParams(conf=0.01)).class_id) > 0
+    assert len(answer(model, bus, PredictParams(conf=0.01)).class_id) > 0
     model.close()
     assert "closed" in repr(model)
     with pytest.raises(RuntimeError, match="closed"):
@@ -78,9 +64,9 @@ def test_fixed_shape_takes_its_own_size_only(exported: Path, bus: ImageArray) ->
     """The message names the size that it takes."""
     model = OnnxEngine().open(exported)
 
-    model.predict(bus, PredictParams(imgsz=(96, 96)))
+    answer(model, bus, PredictParams(imgsz=(96, 96)))
     with pytest.raises(InvalidParameterError, match="takes 96x96 only"):
-        model.predict(bus, PredictParams(imgsz=(128, 96)))
+        answer(model, bus, PredictParams(imgsz=(128, 96)))
     model.close()
 
 
@@ -180,7 +166,7 @@ def test_dark_picture_has_no_findings(exported: Path) -> None:
     """An answer without findings keeps its arrays' shapes."""
     model = OnnxEngine().open(exported)
 
-    result = model.predict(np.zeros((50, 60, 3), np.uint8), PredictParams(conf=0.999))
+    result = answer(model, np.zeros((50, 60, 3), np.uint8), PredictParams(conf=0.999))
 
     assert result.shape == (50, 60)
     assert result.boxes is not None

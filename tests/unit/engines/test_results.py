@@ -10,6 +10,7 @@ import pytest
 from serve_app.engines.torch_engine import TorchEngine
 from serve_app.types import ImageArray, PredictParams
 from tests.support.checkpoints import CheckpointFolder, build, save
+from tests.support.models import answer
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "yolo11n": {"boxes": (4,)},
@@ -40,7 +41,7 @@ def test_every_task_fills_its_own_fields(
     """With and without findings; what a task does not have is None."""
     model = TorchEngine().open(checkpoints(architecture, imgsz=160))
 
-    result = model.predict(bus, PredictParams(conf=conf, max_det=5), annotate=True)
+    result = answer(model, bus, PredictParams(conf=conf, max_det=5), annotate=True)
 
     count = len(result.class_id)
     assert count == 5 if conf < 1 or architecture.endswith("-cls") else count == 0
@@ -71,7 +72,7 @@ def test_names_in_any_script_are_drawn_offline(
     model = TorchEngine().open(save(module, tmp_path / "model.pt"))
     before = bus.copy()
 
-    result = model.predict(bus, PredictParams(conf=0.05, max_det=5), annotate=True)
+    result = answer(model, bus, PredictParams(conf=0.05, max_det=5), annotate=True)
 
     assert result.annotated is not None
     assert model.info.names[3] == "деталь-部品-3"

@@ -10,6 +10,7 @@ from serve_app.engines.torch_engine import TorchEngine
 from serve_app.errors import InvalidParameterError
 from serve_app.types import ImageArray, PredictParams
 from tests.support.checkpoints import CheckpointFolder
+from tests.support.models import answer
 
 PARAMS = PredictParams(conf=0.0, iou=1.0, max_det=40, imgsz=(320, 320))
 
@@ -19,19 +20,19 @@ def test_outlines_are_the_same_a_few_masks_at_a_time(
 ) -> None:
     """To the last point, and in the same order; the picture differs where masks overlap only."""
     model = TorchEngine().open(checkpoints("yolo11n-seg"))
-    whole = model.predict(bus, PARAMS, annotate=True)
+    whole = answer(model, bus, PARAMS, annotate=True)
     monkeypatch.setattr(segments, "_MAX_AT_ONCE", 3 * 320 * 320)
 
-    parts = model.predict(bus, PARAMS)
-    drawn = model.predict(bus, PARAMS, annotate=True)
+    parts = answer(model, bus, PARAMS)
+    drawn = answer(model, bus, PARAMS, annotate=True)
 
     assert whole.polygons is not None
     assert len(whole.polygons) > 10
-    for answer in (parts, drawn):
-        assert answer.polygons is not None
-        assert answer.boxes is not None
-        np.testing.assert_array_equal(answer.boxes, whole.boxes)
-        for ours, expected in zip(answer.polygons, whole.polygons, strict=True):
+    for found in (parts, drawn):
+        assert found.polygons is not None
+        assert found.boxes is not None
+        np.testing.assert_array_equal(found.boxes, whole.boxes)
+        for ours, expected in zip(found.polygons, whole.polygons, strict=True):
             np.testing.assert_array_equal(ours, expected)
     assert drawn.annotated == whole.annotated
     model.close()
@@ -43,10 +44,10 @@ def test_drawing_a_few_masks_at_a_time(
     """Looks much the same."""
     model = TorchEngine().open(checkpoints("yolo11n-seg"))
     few = PredictParams(conf=0.0, max_det=4, imgsz=(320, 320))
-    whole = model.predict(bus, few, annotate=True).annotated
+    whole = answer(model, bus, few, annotate=True).annotated
     monkeypatch.setattr(segments, "_MAX_DRAWN_AT_ONCE", 1)
 
-    parts = model.predict(bus, few, annotate=True).annotated
+    parts = answer(model, bus, few, annotate=True).annotated
 
     assert whole is not None
     assert parts is not None
@@ -64,7 +65,7 @@ def test_memory_of_many_masks_is_bounded(checkpoints: CheckpointFolder, bus: Ima
     params = PredictParams(conf=0.0, iou=1.0, max_det=300, imgsz=(1280, 1280))
 
     with ActivationPeak([]) as peak:
-        result = model.predict(bus, params)
+        result = answer(model, bus, params)
 
     assert len(result.class_id) > 200
     assert peak.peak_bytes < 600 * 2**20
@@ -80,5 +81,5 @@ def test_too_many_masks_are_not_drawn(
     monkeypatch.setattr(segments, "_MAX_KEPT", 10 * 320 * 240)
 
     with pytest.raises(InvalidParameterError, match="imgsz=320x256.*max_det to 9"):
-        model.predict(bus, PARAMS, annotate=True)
+        answer(model, bus, PARAMS, annotate=True)
     model.close()

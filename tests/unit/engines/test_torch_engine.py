@@ -1,17 +1,21 @@
 """Models of one structure share a graph, answer for themselves, and give all memory back."""
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 
 from serve_app.engines.memory import resident_bytes
 from serve_app.engines.torch_engine import TorchEngine
 from serve_app.errors import InvalidImageError, InvalidParameterError, ModelBrokenError
-from serve_app.types import ImageArray, PredictParams
+from serve_app.types import ImageArray, ImageResult, PredictParams
 from tests.support.checkpoints import CheckpointFolder, reference
+from tests.support.models import answer
 
 PARAMS = PredictParams(conf=0.3, max_det=30)
 
@@ -28,31 +32,34 @@ def test_models_of_one_structure_share_a_graph_and_answer_for_themselves(
     assert models[0].footprint.shared.keys() == models[1].footprint.shared.keys()
     for picture in (bus, wide, bus):
         for path, model in zip(paths, models, strict=True):
-            result = model.predict(picture, PARAMS)
+            result = answer(model, picture, PARAMS)
             expected = reference(path, picture, conf=0.3, max_det=30)
             assert result.boxes is not None
             assert len(result.class_id) > 0
             np.testing.assert_allclose(result.boxes, expected.boxes.xyxy.numpy(), atol=0.01)
             np.testing.assert_allclose(result.confidence, expected.boxes.conf.numpy(), atol=1e-5)
-    first, second = (model.predict(bus, PARAMS) for model in models)
+    first, second = (answer(model, bus, PARAMS) for model in models)
     assert first.confidence.tolist() != second.confidence.tolist()
     for model in models:
         model.close()
 
 
-def test_graph_lives_as_long_as_a_model_holds_it(checkpoints: CheckpointFolder) -> None:
-    """Closing the last model frees the graph without waiting for the garbage collector."""
+def test_the_graphs_used_last_outlive_their_models(checkpoints: CheckpointFolder) -> None:
+    """A few, for the next model of their structure; older ones die at once."""
     engine = TorchEngine()
-    models = [engine.open(checkpoints("tiny-detect", seed=seed)) for seed in (1, 2)]
-    other = engine.open(checkpoints("tiny-end2end"))
+    first = engine.open(checkpoints("tiny-detect", seed=1))
+    first.warm_up()
+    first.close()
+    for architecture in ("tiny-end2end", "tiny-rtdetr", "yolo11n"):
+        engine.open(checkpoints(architecture)).close()
 
-    assert len(engine._graphs) == 2
-    models[0].close()
-    assert len(engine._graphs) == 2
-    models[1].close()
-    assert len(engine._graphs) == 1
-    other.close()
-    assert len(engine._graphs) == 0
+    again = engine.open(checkpoints("tiny-detect", seed=2))
+
+    assert again._opened().profiles, "the graph is the one that was warmed up"
+    again.close()
+    for task in ("-cls", "-pose", "-obb", "-seg"):
+        engine.open(checkpoints(f"yolo11n{task}")).close()
+    assert len(engine._graphs) == 4
 
 
 def test_footprint_counts_the_weights_and_one_graph(checkpoints: CheckpointFolder) -> None:
@@ -104,7 +111,7 @@ def test_closed_model_cannot_be_used(checkpoints: CheckpointFolder, bus: ImageAr
 
     assert "closed" in repr(model)
     with pytest.raises(RuntimeError, match="closed"):
-        model.predict(bus, PARAMS)
+        answer(model, bus, PARAMS)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +135,7 @@ def test_parameters_out_of_range_are_refused(
     model = TorchEngine().open(checkpoints("tiny-detect"))
 
     with pytest.raises(InvalidParameterError, match=words):
-        model.predict(bus, params)
+        answer(model, bus, params)
     model.close()
 
 
@@ -136,9 +143,9 @@ def test_very_long_pictures_are_not_classified(checkpoints: CheckpointFolder) ->
     """Scaling their short side up to the input size would take gigabytes."""
     model = TorchEngine().open(checkpoints("yolo11n-cls", imgsz=160))
 
-    assert len(model.predict(np.zeros((2, 300, 3), np.uint8), PARAMS).class_id) == 5
+    assert len(answer(model, np.zeros((2, 300, 3), np.uint8), PARAMS).class_id) == 5
     with pytest.raises(InvalidImageError, match="20000x1"):
-        model.predict(np.zeros((1, 20_000, 3), np.uint8), PARAMS)
+        answer(model, np.zeros((1, 20_000, 3), np.uint8), PARAMS)
     model.close()
 
 
@@ -150,7 +157,7 @@ def test_odd_shapes_are_answered(
     """A pixel, a line."""
     model = TorchEngine().open(checkpoints(architecture, imgsz=96))
 
-    result = model.predict(np.full((*shape, 3), 90, np.uint8), PARAMS, annotate=True)
+    result = answer(model, np.full((*shape, 3), 90, np.uint8), PARAMS, annotate=True)
 
     assert result.shape == shape
     model.close()
@@ -165,28 +172,25 @@ def test_failing_model_is_told_apart_from_bad_input(
     monkeypatch.setattr(model, "_weights", Mock(tensors=wrong))
 
     with pytest.raises(ModelBrokenError, match="cannot be run"):
-        model.predict(bus, PARAMS)
+        answer(model, bus, PARAMS)
 
 
 def test_parameters_reach_ultralytics(checkpoints: CheckpointFolder, bus: ImageArray) -> None:
     """Thresholds, classes, counts and sizes steer the answer, and only this one."""
     path = checkpoints("yolo11n", imgsz=160)
     model = TorchEngine().open(path)
-    plain = model.predict(bus, PredictParams(conf=0.2))
+    plain = answer(model, bus, PredictParams(conf=0.2))
     options = {"conf": 0.5, "iou": 0.4, "max_det": 7, "classes": [int(plain.class_id[0]), 3]}
 
-    result = model.predict(
-        bus,
-        PredictParams(
-            conf=0.5, iou=0.4, max_det=7, classes=(int(plain.class_id[0]), 3), imgsz=(100, 200)
-        ),
-    )
+    classes = (int(plain.class_id[0]), 3)
+    params = PredictParams(conf=0.5, iou=0.4, max_det=7, classes=classes, imgsz=(100, 200))
+    result = answer(model, bus, params)
 
     expected = reference(path, bus, imgsz=[100, 200], **options)
     assert result.boxes is not None
     assert 0 < len(result.boxes) <= 7
     np.testing.assert_allclose(result.boxes, expected.boxes.xyxy.numpy(), atol=0.01)
-    again = model.predict(bus, PredictParams(conf=0.2))
+    again = answer(model, bus, PredictParams(conf=0.2))
     assert again.confidence.tolist() == plain.confidence.tolist()
     model.close()
 
@@ -201,7 +205,7 @@ def test_memory_is_given_back(checkpoints: CheckpointFolder) -> None:
     for cycle in range(200):
         model = engine.open(paths[cycle % 2])
         model.warm_up()
-        model.predict(picture, PARAMS)
+        answer(model, picture, PARAMS)
         model.close()
         del model
         if cycle == 40:
@@ -213,3 +217,54 @@ def test_memory_is_given_back(checkpoints: CheckpointFolder) -> None:
     # A model that stayed would add 400 kB per cycle.
     assert slope < 4096, f"the resident set climbs by {slope:.0f} bytes per load"
     assert max(resident) - min(resident) < 8 * 2**20
+
+
+def test_pictures_of_one_batch_are_answered_as_alone(
+    checkpoints: CheckpointFolder, bus: ImageArray
+) -> None:
+    """Each with its own thresholds; only rounding may differ."""
+    model = TorchEngine().open(checkpoints("yolo11n", imgsz=96))
+    pictures = [bus, np.ascontiguousarray(bus[::-1]), np.full_like(bus, 90)]
+    params = [PredictParams(conf=0.3), PredictParams(conf=0.05, max_det=7), PredictParams(conf=0.9)]
+    inputs = [model.preprocess(p, how) for p, how in zip(pictures, params, strict=True)]
+
+    together = model.predict(inputs)
+
+    for picture, how, found in zip(pictures, params, together, strict=True):
+        alone = answer(model, picture, how)
+        assert isinstance(found, ImageResult)
+        assert found.class_id.tolist() == alone.class_id.tolist()
+        assert found.boxes is not None
+        assert alone.boxes is not None
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=0.01)
+    model.close()
+
+
+def test_error_of_one_picture_is_its_own(checkpoints: CheckpointFolder, bus: ImageArray) -> None:
+    """Its neighbours in the batch are answered."""
+    model = TorchEngine().open(checkpoints("tiny-detect", imgsz=96))
+    sound = model.preprocess(bus, PARAMS)
+    failing = replace(sound, postprocess=Mock(side_effect=InvalidParameterError("too many")))
+
+    first, second = model.predict([sound, failing])
+
+    assert isinstance(first, ImageResult)
+    assert isinstance(second, InvalidParameterError)
+    model.close()
+
+
+def test_streams_may_run_one_graph_at_once(checkpoints: CheckpointFolder, bus: ImageArray) -> None:
+    """Different models of it, with different shapes, in four threads: each answers for itself."""
+    engine = TorchEngine()
+    models = [engine.open(checkpoints("yolo11n", seed=seed, imgsz=96)) for seed in (1, 2)]
+    pictures = [bus, np.ascontiguousarray(bus.transpose(1, 0, 2))]
+    cases = [(model, picture) for model in models for picture in pictures]
+    expected = [answer(model, picture, PARAMS).confidence.tolist() for model, picture in cases]
+
+    with ThreadPoolExecutor(4, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        found = list(threads.map(lambda case: answer(case[0], case[1], PARAMS), cases * 8))
+
+    for index, result in enumerate(found):
+        np.testing.assert_allclose(result.confidence, expected[index % 4], atol=1e-5)
+    for model in models:
+        model.close()

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from serve_app.engines.worker import EngineThread, LoaderThreads, settle
+from serve_app.engines.worker import LoaderThreads, complete, outlast, settle
 
 
 @pytest.fixture
-def engine_thread() -> Iterator[EngineThread]:
-    """An engine thread that is ended after the test."""
-    thread = EngineThread(threads=1)
-    yield thread
-    thread.close()
+def threads() -> Iterator[LoaderThreads]:
+    """One loader thread, ended after the test."""
+    threads = LoaderThreads(1)
+    yield threads
+    threads.close()
 
 
 class Gate:
@@ -34,29 +34,20 @@ class Gate:
         return "done"
 
 
-async def test_work_returns_and_raises(engine_thread: EngineThread) -> None:
+async def test_work_returns_and_raises(threads: LoaderThreads) -> None:
     """As a plain call would."""
-    assert await engine_thread.run(divmod, 7, 2) == (3, 1)
+    assert await settle(threads.submit(divmod, 7, 2)) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        await engine_thread.run(divmod, 7, 0)
+        await settle(threads.submit(divmod, 7, 0))
 
 
-async def test_all_work_runs_in_one_thread_in_turn(engine_thread: EngineThread) -> None:
-    """Which has torch's thread count set."""
-    idents = await asyncio.gather(*(engine_thread.run(threading.get_ident) for _ in range(5)))
-
-    assert len(set(idents)) == 1
-    assert idents[0] != threading.get_ident()
-    assert await engine_thread.run(torch.get_num_threads) == 1
-
-
-async def test_queued_work_is_dropped_when_cancelled(engine_thread: EngineThread) -> None:
+async def test_queued_work_is_dropped_when_cancelled(threads: LoaderThreads) -> None:
     """It never runs."""
     gate = Gate()
     ran: list[int] = []
-    running = asyncio.create_task(engine_thread.run(gate.work))
+    running = asyncio.create_task(settle(threads.submit(gate.work)))
     await asyncio.to_thread(gate.started.wait)
-    queued = asyncio.create_task(engine_thread.run(ran.append, 1))
+    queued = asyncio.create_task(settle(threads.submit(ran.append, 1)))
     await asyncio.sleep(0)
 
     queued.cancel()
@@ -65,14 +56,14 @@ async def test_queued_work_is_dropped_when_cancelled(engine_thread: EngineThread
         await queued
     gate.opened.set()
     assert await running == "done"
-    await engine_thread.run(int)
+    await settle(threads.submit(int))
     assert ran == []
 
 
-async def test_running_work_is_waited_for_when_cancelled(engine_thread: EngineThread) -> None:
+async def test_running_work_is_waited_for_when_cancelled(threads: LoaderThreads) -> None:
     """However often it is cancelled: nobody may release what a thread still uses."""
     gate = Gate()
-    task = asyncio.create_task(engine_thread.run(gate.work))
+    task = asyncio.create_task(settle(threads.submit(gate.work)))
     await asyncio.to_thread(gate.started.wait)
 
     for _ in range(3):
@@ -86,9 +77,7 @@ async def test_running_work_is_waited_for_when_cancelled(engine_thread: EngineTh
     assert gate.ended
 
 
-async def test_failure_of_abandoned_work_is_not_reported_as_lost(
-    engine_thread: EngineThread,
-) -> None:
+async def test_failure_of_abandoned_work_is_not_reported_as_lost(threads: LoaderThreads) -> None:
     """Cancellation wins over the error of the work."""
     gate = Gate()
 
@@ -96,7 +85,7 @@ async def test_failure_of_abandoned_work_is_not_reported_as_lost(
         gate.work()
         raise ValueError("late")
 
-    task = asyncio.create_task(engine_thread.run(fail))
+    task = asyncio.create_task(settle(threads.submit(fail)))
     await asyncio.to_thread(gate.started.wait)
     task.cancel()
     gate.opened.set()
@@ -105,15 +94,13 @@ async def test_failure_of_abandoned_work_is_not_reported_as_lost(
         await task
 
 
-async def test_sure_work_runs_although_cancelled_in_the_queue(
-    engine_thread: EngineThread,
-) -> None:
+async def test_completed_work_runs_although_cancelled_in_the_queue(threads: LoaderThreads) -> None:
     """Memory must be given back whatever happens to the one who asked."""
     gate = Gate()
     ran: list[int] = []
-    running = asyncio.create_task(engine_thread.run(gate.work))
+    running = asyncio.create_task(settle(threads.submit(gate.work)))
     await asyncio.to_thread(gate.started.wait)
-    sure = asyncio.create_task(engine_thread.run_surely(ran.append, 1))
+    sure = asyncio.create_task(complete(threads.submit(ran.append, 1)))
     await asyncio.sleep(0)
 
     sure.cancel()
@@ -124,6 +111,24 @@ async def test_sure_work_runs_although_cancelled_in_the_queue(
         await sure
     assert ran == [1]
     await running
+
+
+async def test_outlasting_tells_of_a_cancellation_afterwards() -> None:
+    """It is neither lost nor acted on before everything has ended."""
+    futures = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    task = asyncio.create_task(outlast(futures))
+    await asyncio.sleep(0)
+    task.cancel()
+    futures[0].set_exception(ValueError("nobody asks"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not task.done()
+
+    futures[1].cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await outlast(futures)
 
 
 async def test_loader_threads_keep_out_of_parallel_operators() -> None:

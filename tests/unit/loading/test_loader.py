@@ -2,16 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 
-from serve_app.engines.base import ModelInfo
+from serve_app.engines.base import Answer, ModelInfo, ModelInput
 from serve_app.engines.factory import create_engines
-from serve_app.engines.worker import EngineThread
+from serve_app.engines.profile import BatchProfile
+from serve_app.engines.streams import Streams
 from serve_app.errors import (
     ModelBrokenError,
     ModelNotFoundError,
@@ -23,7 +24,6 @@ from serve_app.loading.sources.folder import FolderSource
 from serve_app.types import (
     Footprint,
     ImageArray,
-    ImageResult,
     ModelFormat,
     ModelKey,
     ModelSpec,
@@ -57,15 +57,25 @@ class SlowModel:
         self.threads["warm_up"] = threading.current_thread().name
         self.engine.step("warm_up")
 
-    def predict(
+    @property
+    def profile(self) -> BatchProfile:
+        """Nothing was timed."""
+        return BatchProfile()
+
+    def preprocess(
         self, image: ImageArray, params: PredictParams, *, annotate: bool = False
-    ) -> ImageResult:
+    ) -> ModelInput:
+        """Not asked for here."""
+        raise NotImplementedError
+
+    def predict(self, inputs: Sequence[ModelInput]) -> list[Answer]:
         """Not asked for here."""
         raise NotImplementedError
 
     def close(self) -> None:
         """Be counted."""
         self.threads["close"] = threading.current_thread().name
+        self.engine.step("close")
         self.engine.open_models.remove(self)
 
 
@@ -95,6 +105,14 @@ class SlowEngine:
         """Estimate."""
         self.step("verify")
         return Footprint(path.stat().st_size)
+
+    def is_prepared(self, path: Path) -> bool:
+        """Nothing to do."""
+        return True
+
+    def prepare(self, path: Path) -> bool:
+        """Make nothing."""
+        return False
 
     def open(self, path: Path) -> SlowModel:
         """Make a model that is counted as long as it is open."""
@@ -126,17 +144,17 @@ def spec(tmp_path: Path) -> ModelSpec:
 @pytest.fixture
 async def loader(engine: SlowEngine, spec: ModelSpec) -> AsyncIterator[Loader]:
     """A loader of that version."""
-    thread = EngineThread()
+    streams = Streams(1, 1)
 
     async def resolve(key: ModelKey) -> ModelSpec:
         if key != spec.key:
             raise ModelNotFoundError(f"{key} is unknown")
         return spec
 
-    loader = Loader(resolve, {"folder": FolderSource()}, {ModelFormat.PT: engine}, thread)
+    loader = Loader(resolve, {"folder": FolderSource()}, {ModelFormat.PT: engine}, streams)
     yield loader
     await loader.aclose()
-    thread.close()
+    streams.close()
 
 
 async def test_a_model_is_prepared_opened_and_closed(loader: Loader, engine: SlowEngine) -> None:
@@ -154,8 +172,8 @@ async def test_a_model_is_prepared_opened_and_closed(loader: Loader, engine: Slo
     await loader.close(loaded)
     assert engine.open_models == []
     assert model.threads["open"].startswith("loader")
-    assert model.threads["warm_up"].startswith("engine")
-    assert model.threads["close"].startswith("engine")
+    assert model.threads["warm_up"].startswith("stream")
+    assert model.threads["close"].startswith("loader")
 
 
 async def test_unknown_and_vanished_models(
@@ -238,34 +256,56 @@ async def test_opening_cancelled_in_the_queue_never_starts(
 
 
 async def test_closing_happens_even_when_cancelled(loader: Loader, engine: SlowEngine) -> None:
-    """The engine thread is busy when the closing task is cancelled."""
-    loaded = await loader.open(await loader.prepare(KEY))
-    prepared = await loader.prepare(KEY)
-    engine.hold("warm_up")
-    busy = asyncio.create_task(loader.open(prepared))
-    await asyncio.to_thread(engine.reached["warm_up"].wait)
-    closing = asyncio.create_task(loader.close(loaded))
+    """The closing task is cancelled while another close is running."""
+    first, second = [await loader.open(await loader.prepare(KEY)) for _ in range(2)]
+    engine.hold("close")
+    running = asyncio.create_task(loader.close(first))
+    await asyncio.to_thread(engine.reached["close"].wait)
+    closing = asyncio.create_task(loader.close(second))
     await asyncio.sleep(0)
 
     closing.cancel()
-    engine.held["warm_up"].set()
+    engine.held["close"].set()
 
     with pytest.raises(asyncio.CancelledError):
         await closing
+    await running
+    assert engine.open_models == []
+
+
+async def test_a_close_waits_for_no_opening_and_no_warm_up(
+    loader: Loader, engine: SlowEngine
+) -> None:
+    """It makes the room that they may be waiting for."""
+    loaded = await loader.open(await loader.prepare(KEY))
+    prepared = await loader.prepare(KEY)
+    engine.hold("open")
+    opening = [asyncio.create_task(loader.open(prepared)) for _ in range(2)]
+    await asyncio.to_thread(engine.reached["open"].wait)
+
+    await loader.close(loaded)
+
     assert loaded.model not in engine.open_models
-    await loader.close(await busy)
+    engine.hold("warm_up")
+    engine.held["open"].set()
+    await asyncio.to_thread(engine.reached["warm_up"].wait)
+    engine.held["warm_up"].set()
+    for other in await asyncio.gather(*opening):
+        await loader.close(other)
 
 
 async def test_a_real_checkpoint_is_loaded(checkpoints: CheckpointFolder) -> None:
     """From file to answer, through the real engines."""
     path = checkpoints("tiny-detect")
     spec = ModelSpec(KEY, ModelFormat.PT, "folder", str(path))
-    thread = EngineThread()
+    streams = Streams(1, 1)
 
     async def resolve(_: ModelKey) -> ModelSpec:
         return spec
 
-    loader = Loader(resolve, {"folder": FolderSource()}, create_engines("cpu", 1), thread)
+    loader = Loader(
+        resolve, {"folder": FolderSource()}, create_engines("cpu", threads=1, streams=1), streams
+    )
 
     prepared = await loader.prepare(KEY)
     loaded = await loader.open(prepared)
@@ -274,4 +314,4 @@ async def test_a_real_checkpoint_is_loaded(checkpoints: CheckpointFolder) -> Non
     assert "tiny" not in repr(loaded)
     await loader.close(loaded)
     await loader.aclose()
-    thread.close()
+    streams.close()

@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.cache import CacheLimits, ModelCache
 from serve_app.engines.factory import create_engines
-from serve_app.engines.worker import EngineThread
+from serve_app.engines.streams import Streams
 from serve_app.loading.loader import LoadedModel, Loader, PreparedFile
 from serve_app.loading.sources.folder import FolderSource
 from serve_app.registry.catalog import Registry
@@ -44,17 +44,17 @@ async def replica(tmp_path: Path, checkpoints: CheckpointFolder) -> AsyncIterato
         shutil.copy(checkpoints(structure, seed=seed, imgsz=96), folder / "model.pt")
     (tmp_path / "broken/1").mkdir(parents=True)
     (tmp_path / "broken/1/model.pt").write_bytes(b"nothing")
-    thread = EngineThread(1)
+    streams = Streams(2, 1)
     loader = Loader(
         AsyncRegistry(Registry(FolderScanner(tmp_path))).spec,
         {"folder": FolderSource()},
-        create_engines("cpu", 1),
-        thread,
+        create_engines("cpu", threads=1, streams=2, precision="fp32"),
+        streams,
     )
     cache: ModelCache[PreparedFile, LoadedModel] = ModelCache(loader, limits=CacheLimits(2**30))
-    service = PredictService(cache, thread, max_image_pixels=1_000_000)
+    service = PredictService(cache, streams, max_image_pixels=1_000_000)
     yield Replica(cache, service, tmp_path)
+    await service.aclose()
     await cache.aclose()
     await loader.aclose()
-    service.close()
-    thread.close()
+    streams.close()

@@ -1,0 +1,1 @@
+"""The servers that are compared; each module is a script that can be run by itself."""

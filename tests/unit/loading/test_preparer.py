@@ -1,0 +1,359 @@
+"""The preparer outlives every worker, and leaves no process behind.
+
+The workers are real processes that speak the real protocol, but do by the file's name what a
+library does by mishap.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from serve_app.engines.store import ArtifactStore
+from serve_app.loading.preparer import Preparer, pause_after
+from serve_app.types import ModelFormat, ModelKey, ModelSpec
+
+WORKER = """
+import json, os, signal, sys, time
+from pathlib import Path
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+log = Path(sys.argv[1])
+def note(event, path=""):
+    with log.open("a") as file:
+        file.write(f"{event} {os.getpid()} {path}\\n")
+def say(message):
+    answers.write(json.dumps(message) + "\\n"); answers.flush()
+note("start")
+say({"ready": True})
+for line in sys.stdin:
+    path = Path(json.loads(line)["path"])
+    note("file", path.name)
+    kind = path.stem.partition("-")[0]
+    if kind == "hang": time.sleep(60)
+    elif kind == "spin": signal.setitimer(signal.ITIMER_PROF, 0.05); [None for _ in iter(int, 1)]
+    elif kind == "busy":
+        until = time.process_time() + 0.3
+        while time.process_time() < until: pass
+    elif kind == "killed": os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "odd": answers.write("Hello!\\n"); answers.flush(); continue
+    elif kind == "long": answers.write("x" * 300_000 + "\\n"); answers.flush(); continue
+    elif kind == "loud": print("word " * 50_000); os.write(2, b"\\xff")
+    elif kind == "slow": time.sleep(0.3)
+    if kind == "broken": say({"code": "model_broken", "detail": "it is no model"})
+    elif kind == "raise": say({"code": "unexpected", "detail": "KeyError: 1"})
+    else: say({"made": True})
+    note("done", path.name)
+"""
+
+
+@dataclass
+class Bench:
+    """A folder with files, a worker script, and preparers over one store."""
+
+    folder: Path
+    preparers: list[Preparer] = field(default_factory=list)
+
+    @property
+    def store(self) -> ArtifactStore:
+        """Return a view of the store that all share."""
+        return ArtifactStore(self.folder / "store", 2**20)
+
+    def preparer(self, **options: object) -> Preparer:
+        """Return a preparer with short times, closed in the end."""
+        script = self.folder / "worker.py"
+        script.write_text(WORKER)
+        command = [sys.executable, "-S", str(script), str(self.folder / "log")]
+        values: dict[str, Any] = {
+            "idle_s": 0.1,
+            "pause_s": 0.01,
+            "poll_s": 0.01,
+            "stall_limit_s": 5.0,
+            **options,
+        }
+        made = Preparer(values.pop("command", command), values.pop("store", self.store), **values)
+        self.preparers.append(made)
+        return made
+
+    def file(self, name: str) -> Path:
+        """Write a file that stands for a model."""
+        path = self.folder / name
+        path.write_text("weights")
+        return path
+
+    def specs(self, *names: str) -> list[ModelSpec]:
+        """Write files and return them as registered versions."""
+        return [_spec(self.file(name)) for name in names]
+
+    def events(self) -> list[tuple[str, int, str]]:
+        """Return what the workers noted: event, process id, file."""
+        log = self.folder / "log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        found = [line.split(" ") for line in lines]
+        return [(event, int(pid), name) for event, pid, name in found]
+
+    def asked(self) -> list[str]:
+        """Return the files that workers were asked for."""
+        return [name for event, _, name in self.events() if event == "file"]
+
+    def done(self) -> list[str]:
+        """Return the files that workers answered for."""
+        return [name for event, _, name in self.events() if event == "done"]
+
+    def workers(self) -> list[int]:
+        """Return the process ids of all workers that ran."""
+        return [pid for event, pid, _ in self.events() if event == "start"]
+
+    def alive(self) -> list[int]:
+        """Return those that run still."""
+        return [pid for pid in self.workers() if psutil.pid_exists(pid)]
+
+
+def _spec(path: Path, source: str = "folder") -> ModelSpec:
+    return ModelSpec(ModelKey(path.stem, "1"), ModelFormat.PT, source, str(path))
+
+
+async def _until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
+    async with asyncio.timeout(limit_s):
+        while not condition():  # noqa: ASYNC110 - it is another process's state
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    """Whatever a test did: no worker is left."""
+    bench = Bench(tmp_path)
+    yield bench
+    for preparer in bench.preparers:
+        await preparer.aclose()
+    assert bench.alive() == []
+
+
+async def test_files_are_prepared_once_by_one_worker_that_ends(bench: Bench) -> None:
+    """Being told again of the same files starts nothing."""
+    preparer = bench.preparer()
+    specs = bench.specs("a.pt", "b.onnx", "c.pt")
+    preparer.wanted(specs)
+    preparer.wanted(specs)
+    await _until(lambda: len(bench.done()) == 3)
+    assert bench.asked() == ["a.pt", "b.onnx", "c.pt"]
+    await _until(lambda: not bench.alive())
+
+    preparer.wanted(specs)
+    await asyncio.sleep(0.3)
+    assert len(bench.workers()) == 1
+
+    os.utime(bench.folder / "b.onnx", (1, 1))
+    preparer.wanted(specs)
+    await _until(lambda: len(bench.done()) == 4)
+    assert bench.asked()[3:] == ["b.onnx"]
+
+
+async def test_only_files_of_folders_are_prepared(bench: Bench) -> None:
+    """And what was opened, wherever it came from; what is gone is passed over."""
+    preparer = bench.preparer()
+    gone = _spec(bench.folder / "gone.pt")
+    preparer.wanted([_spec(bench.file("official.pt"), "ultralytics"), gone, *bench.specs("a.pt")])
+    preparer.opened(bench.file("fetched.pt"))
+    preparer.opened(bench.file("strange.bin"))
+    await _until(lambda: len(bench.done()) == 2)
+    await _until(lambda: not bench.alive())
+    assert bench.asked() == ["fetched.pt", "a.pt"]
+
+
+async def test_opened_file_goes_first_while_others_wait(bench: Bench) -> None:
+    """After the one in hand."""
+    preparer = bench.preparer()
+    preparer.wanted(bench.specs("slow-a.pt", "b.pt", "c.pt"))
+    await _until(lambda: bench.asked())
+    preparer.opened(bench.folder / "c.pt")
+    await _until(lambda: len(bench.done()) == 3)
+    assert bench.asked() == ["slow-a.pt", "c.pt", "b.pt"]
+
+
+async def test_idle_worker_takes_what_comes_up(bench: Bench) -> None:
+    """Starting one takes seconds."""
+    preparer = bench.preparer(idle_s=20.0)
+    preparer.wanted(bench.specs("a.pt"))
+    await _until(lambda: bench.done())
+    preparer.opened(bench.file("b.pt"))
+    await _until(lambda: len(bench.done()) == 2)
+    assert len(bench.workers()) == 1
+    assert len(bench.alive()) == 1
+
+
+async def test_refused_files_are_told_of_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What may not be the file's fault is tried again."""
+    preparer = bench.preparer()
+    specs = bench.specs("broken.pt", "raise.pt", "a.pt")
+    preparer.wanted(specs)
+    await _until(lambda: len(bench.done()) == 4)
+    await _until(lambda: not bench.alive())
+    preparer.wanted(specs)
+    preparer.opened(bench.folder / "broken.pt")
+    await asyncio.sleep(0.2)
+    assert bench.asked() == ["broken.pt", "raise.pt", "a.pt", "raise.pt"]
+    assert len(bench.workers()) == 1
+    assert caplog.text.count("it is no model") == 1
+    assert caplog.text.count("KeyError: 1") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("killed", "killed by SIGKILL"),
+        ("odd", "does not keep to the protocol"),
+        ("long", "does not keep to the protocol"),
+    ],
+)
+async def test_file_that_ends_two_workers_is_set_aside(
+    kind: str, reason: str, bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are prepared."""
+    preparer = bench.preparer()
+    preparer.wanted(bench.specs(f"{kind}.pt", "a.pt"))
+    await _until(lambda: len(bench.asked()) == 3)
+    await _until(lambda: f"{kind}.pt is not prepared" in caplog.text)
+    await _until(lambda: not bench.alive())
+    preparer.opened(bench.folder / f"{kind}.pt")
+    preparer.opened(bench.file("b.pt"))
+    await _until(lambda: "b.pt" in bench.done())
+    assert bench.asked() == [f"{kind}.pt", "a.pt", f"{kind}.pt", "b.pt"]
+    assert reason in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit_s", "reason"),
+    [("hang", 0.3, "did nothing for 0.3 s"), ("spin", 10.0, "too much processor time")],
+)
+async def test_file_that_takes_too_long_is_set_aside_at_once(
+    kind: str, limit_s: float, reason: str, bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its worker is killed, and a new one takes the others."""
+    preparer = bench.preparer(stall_limit_s=limit_s)
+    preparer.wanted(bench.specs(f"{kind}.pt", "a.pt"))
+    await _until(lambda: bench.done() == ["a.pt"])
+    assert bench.asked() == [f"{kind}.pt", "a.pt"]
+    assert len(bench.alive()) <= 1
+    assert reason in caplog.text
+
+
+async def test_worker_that_gets_on_slowly_is_waited_for(bench: Bench) -> None:
+    """On a busy machine it hardly runs; that is not the file's fault."""
+    preparer = bench.preparer(stall_limit_s=0.1)
+    preparer.wanted(bench.specs("busy.pt"))
+    await _until(lambda: bench.done())
+    assert bench.asked() == ["busy.pt"]
+
+
+async def test_what_a_library_prints_goes_to_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However much it is, and whatever it holds."""
+    preparer = bench.preparer()
+    with caplog.at_level(logging.INFO):
+        preparer.wanted(bench.specs("loud.pt"))
+        await _until(lambda: bench.done())
+        await _until(lambda: not bench.alive())
+    assert "prepare worker: word word" in caplog.text
+
+
+async def test_worker_that_cannot_start_is_told_of_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried again, ever more rarely; no file is blamed."""
+    preparer = bench.preparer(command=[sys.executable, "-S", "-c", "raise SystemExit(3)"])
+    missing = bench.preparer(command=["/no/such/program"])
+    preparer.wanted(bench.specs("a.pt"))
+    missing.wanted(bench.specs("a.pt"))
+    await _until(lambda: preparer._losses >= 3 and missing._losses >= 3)
+    assert caplog.text.count("ended with exit status 3") == 1
+    assert caplog.text.count("No such file or directory") == 1
+    assert "is not prepared" not in caplog.text
+
+
+async def test_folder_that_cannot_be_made_is_told_of_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No worker is started for it."""
+    preparer = bench.preparer(store=ArtifactStore(bench.file("file") / "store", 2**20))
+    preparer.wanted(bench.specs("a.pt"))
+    await _until(lambda: preparer._losses >= 3)
+    assert caplog.text.count("preparing models pauses") == 1
+    assert bench.workers() == []
+
+
+def test_pauses_grow_to_a_limit() -> None:
+    """So that a machine without memory is not kept busy starting workers."""
+    assert [pause_after(losses, 1.0) for losses in (1, 2, 3, 7, 5000)] == [1, 2, 4, 60, 60]
+
+
+async def test_store_of_no_size_has_nothing_prepared(bench: Bench) -> None:
+    """There is nowhere to put it."""
+    preparer = bench.preparer(store=ArtifactStore(bench.folder / "store", 0))
+    preparer.wanted(bench.specs("a.pt"))
+    preparer.opened(bench.folder / "a.pt")
+    await asyncio.sleep(0.2)
+    assert bench.workers() == []
+    assert not (bench.folder / "store").exists()
+
+
+async def test_one_worker_at_a_time_on_a_node(bench: Bench) -> None:
+    """The other replica takes its turn when the first has nothing left to do."""
+    preparers = [bench.preparer(idle_s=0.05) for _ in range(3)]
+    for preparer in preparers:
+        preparer.wanted(bench.specs("slow-a.pt", "slow-b.pt"))
+    most = 0
+    while len(bench.done()) < 6:
+        most = max(most, len(bench.alive()))
+        await asyncio.sleep(0.01)
+    assert most == 1
+    assert len(bench.workers()) == 3
+
+
+async def test_closing_ends_a_worker_amid_a_file(bench: Bench) -> None:
+    """And what it left unfinished goes; being told of files afterwards does nothing."""
+    preparer = bench.preparer()
+    preparer.wanted(bench.specs("hang.pt"))
+    await _until(lambda: bench.asked())
+    await preparer.aclose()
+    assert bench.alive() == []
+    preparer.opened(bench.file("a.pt"))
+    await preparer.aclose()
+    assert bench.asked() == ["hang.pt"]
+
+
+async def test_cancelled_closing_ends_the_worker_too(bench: Bench) -> None:
+    """The replica may be in a hurry."""
+    preparer = bench.preparer()
+    preparer.wanted(bench.specs("hang.pt"))
+    await _until(lambda: bench.asked())
+    closing = asyncio.create_task(preparer.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await _until(lambda: not bench.alive())
+
+
+@pytest.mark.parametrize("delay_ms", [0, 1, 2, 5, 10, 20, 40, 80, 160])
+async def test_cancellation_at_any_time_leaves_no_process(bench: Bench, delay_ms: int) -> None:
+    """Twice, as a loop that is being closed does."""
+    preparer = bench.preparer()
+    preparer.wanted(bench.specs("slow-a.pt", "hang.pt"))
+    await asyncio.sleep(delay_ms / 1000)
+    assert preparer._task is not None
+    preparer._task.cancel()
+    await asyncio.sleep(0)
+    preparer._task.cancel()
+    with suppress(asyncio.CancelledError):
+        await preparer._task
+    await _until(lambda: not psutil.Process().children(), limit_s=5)
