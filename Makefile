@@ -8,7 +8,7 @@ CONFIG ?= serve_config.yaml
 export RAY_AUTH_MODE ?= token
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: serve test check format install clean
+.PHONY: serve test bench check format install clean
 .DEFAULT_GOAL := serve
 
 install: $(VENV)/.installed
@@ -24,6 +24,9 @@ serve: install
 
 test: install
 	$(BIN)/python -m pytest
+
+bench: install
+	$(BIN)/python -m benchmarks
 
 check: install
 	$(BIN)/ruff check .

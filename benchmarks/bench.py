@@ -119,6 +119,13 @@ class Bench:
         if name in {plan.STOCK, plan.TURN_STOCK}:
             room = plan.TURN_ROOM if name == plan.TURN_STOCK else plan.ROOM
             return ServerSpec(name=name, module="stock_multiplexed", room=room)
+        if name == plan.DOCUMENTED:
+            return ServerSpec(
+                name=name,
+                module="stock_multiplexed",
+                room=plan.ROOM,
+                options=("--as-documented",),
+            )
         if name == plan.ARTICLE:
             return ServerSpec(name=name, module="article_manager", room=plan.ROOM)
         room_of = {plan.AUTO: plan.ROOM, plan.FP32: plan.ROOM}

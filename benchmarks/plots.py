@@ -23,6 +23,7 @@ COLOURS: Mapping[str, str] = {
     plan.ALL: "#009e73",
     plan.BUDGET: "#44aa99",
     plan.STOCK: "#d55e00",
+    plan.DOCUMENTED: "#cc79a7",
     plan.ARTICLE: "#e69f00",
 }
 LABELS: Mapping[str, str] = {
@@ -30,7 +31,8 @@ LABELS: Mapping[str, str] = {
     plan.FP32: "serve_app (fp32)",
     plan.ALL: "serve_app, all resident",
     plan.BUDGET: "serve_app, stock's bytes",
-    plan.STOCK: "Ray Serve's multiplexing",
+    plan.STOCK: "Ray Serve's multiplexing, tuned",
+    plan.DOCUMENTED: "Ray Serve's multiplexing",
     plan.ARTICLE: "FastAPI + LRU manager",
 }
 _SHARED_BY = {plan.TURN_AUTO: plan.AUTO, plan.TURN_FP32: plan.FP32, plan.TURN_STOCK: plan.STOCK}

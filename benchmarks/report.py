@@ -212,9 +212,10 @@ _HOW = """\
   different bytes, one graph, as fine-tuned models are. The picture is `{image}`.
 - **serve_app** runs as `make serve` would run it, with its defaults but for the limit of models
   and, where it says fp32, `precision`. What it prepares at start is done before requests count.
-- **Ray Serve's multiplexing**: one replica of `@serve.multiplexed` with `YOLO(path)` behind Ray's
-  default proxy, all cores for the replica, predict in one thread beside the event loop, with torch
-  told to use all cores (Ultralytics takes one fewer).
+- **Ray Serve's multiplexing**: `@serve.multiplexed` with `YOLO(path)` as Ray's example has it:
+  predict on the event loop, one core for the replica, behind the default proxy. **Tuned**: all
+  cores for the replica, predict in one thread beside the event loop, with torch told to use all
+  cores (Ultralytics takes one fewer).
 - **FastAPI + LRU manager**: an `OrderedDict` of `YOLO(path)` under one lock, predict in FastAPI's
   thread pool.
 - **The bare loop** is our engine in one process, without HTTP and Ray: decode, preprocess, predict,

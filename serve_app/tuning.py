@@ -1,7 +1,7 @@
 """The environment that processes start in: less of Ray on a request's way, memory kept.
 
 Serve's processes read `BASE` and `HAPROXY` as they start, so these can stand neither in a config
-file nor in a `runtime_env`: `python -m serve_app` sets them. `ALLOCATOR` is for detectors alone,
+file nor in a `runtime_env`: `python -m serve_app` sets them. `DETECTOR` is for detectors alone,
 and app.py sets it, whoever starts Serve. What the user has set always wins.
 docs/adr/0006-haproxy-and-grpc.md holds what each was measured to bring.
 """
@@ -43,7 +43,7 @@ HAPROXY: Mapping[str, str] = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
 }
 
-ALLOCATOR: Mapping[str, str] = {
+DETECTOR: Mapping[str, str] = {
     # glibc hands the large blocks of one forward pass back to the system, and the next pass takes
     # thousands of page faults to get them again. Evictions still return theirs: they ask for it.
     # The most that every glibc accepts; larger blocks are handed back as before.
@@ -51,6 +51,9 @@ ALLOCATOR: Mapping[str, str] = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
     # One heap for all threads: what a loader frees serves the next forward pass.
     "MALLOC_ARENA_MAX": "1",
+    # How long an idle core waits for the next operator of a pass that has both cores: microseconds
+    # instead of a millisecond, which Ray's processes need. The pass takes no longer.
+    "GOMP_SPINCOUNT": "3000",
 }
 
 _HAPROXY_FILES: Mapping[str, str] = {
@@ -116,7 +119,7 @@ def environment(
 
 def detector_environment(user: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that a detector's process starts with beside those of `user`."""
-    return {name: value for name, value in ALLOCATOR.items() if name not in user}
+    return {name: value for name, value in DETECTOR.items() if name not in user}
 
 
 def haproxy_runs(user: Mapping[str, str]) -> bool:

@@ -2,10 +2,13 @@
 
     python -m benchmarks.servers.stock_multiplexed --models FOLDER --port P [--room N]
 
-One replica behind Ray's default proxy, helped where that is a matter of a line: it owns all cores
-(Ray gives OpenMP one by default), torch is told to use them (Ultralytics sets it to one core fewer
-on every model's first predict), and predict runs in one thread beside the event loop, so that
-pictures are received meanwhile; `--direct` predicts on the loop, as Ray's own example does.
+`--as-documented` is Ray's own example: predict on the event loop, with the cores that Ray and
+Ultralytics give by default, behind the default proxy.
+
+Otherwise it is helped where that is a matter of a line: the replica owns all cores (Ray gives
+OpenMP one by default), torch is told to use them (Ultralytics sets it to one core fewer on every
+model's first predict), and predict runs in one thread beside the event loop, so that pictures are
+received meanwhile.
 """
 
 import argparse
@@ -29,13 +32,15 @@ from benchmarks.fleet import model_path
 from benchmarks.servers.answers import answer, decode
 
 
-def build(models: Path, room: int, cores: int, *, direct: bool = False) -> serve.Application:
+def build(models: Path, room: int, cores: int | None, *, direct: bool = False) -> serve.Application:
     """Return the application.
 
+    cores: that the replica owns and torch uses; None for what Ray and Ultralytics give
     direct: predict on the event loop, as in Ray's own example
     """
+    options = {"num_cpus": 1 if cores is None else cores}
 
-    @serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": cores})
+    @serve.deployment(max_ongoing_requests=1000, ray_actor_options=options)
     class Stock:
         def __init__(self) -> None:
             self._pool = ThreadPoolExecutor(1)
@@ -61,7 +66,7 @@ def build(models: Path, room: int, cores: int, *, direct: bool = False) -> serve
             return JSONResponse(found, headers={"X-Model-Cold-Start": str(cold).lower()})
 
         def _predict(self, model: Any, body: bytes) -> dict[str, Any]:  # noqa: ANN401
-            if torch.get_num_threads() != cores:
+            if cores is not None and torch.get_num_threads() != cores:
                 torch.set_num_threads(cores)
             return answer(model.predict(decode(body), verbose=False)[0])
 
@@ -77,6 +82,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--room", type=int, default=-1)
     parser.add_argument("--direct", action="store_true", help="predict on the event loop")
+    parser.add_argument(
+        "--as-documented", action="store_true", help="as in Ray's example, nothing tuned"
+    )
     given = parser.parse_args()
     stop = threading.Event()
     ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False)
@@ -86,8 +94,9 @@ def main() -> None:
         serve.start(
             proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": given.port}
         )
-        cores = len(os.sched_getaffinity(0))
-        serve.run(build(given.models.resolve(), given.room, cores, direct=given.direct))
+        cores = None if given.as_documented else len(os.sched_getaffinity(0))
+        direct = given.direct or given.as_documented
+        serve.run(build(given.models.resolve(), given.room, cores, direct=direct))
         stop.wait()
     finally:
         serve.shutdown()  # type: ignore[no-untyped-call]

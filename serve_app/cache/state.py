@@ -149,8 +149,6 @@ class CacheState(Generic[M]):
         """Send resident models away; each is closed when its last lease has ended."""
         for key in keys:
             entry = self._leaving[key] = self.entries[key]
-            if reason in _FOR_ROOM:
-                self._policy.evicted(self._usage(entry))
             entry.phase, entry.reason = Phase.LEAVING, reason
             self.planned.remove(key)
         self._tell_change()
@@ -257,6 +255,10 @@ class CacheState(Generic[M]):
             entry.phase = Phase.CLOSING
             del self._leaving[entry.key]
             if entry.error is None:
+                # Not when it was chosen: a model in use may stay after all, and then the policy
+                # would hold its high priority against all the others.
+                if entry.reason in _FOR_ROOM:
+                    self._policy.evicted(self._usage(entry))
                 self._observer.evicted(entry.key, entry.reason)
         return leavers
 

@@ -26,11 +26,10 @@ class GraphCosts:
         self._estimated: dict[tuple[str, _Size], int] = {}
         self._measured: dict[tuple[str, _Size], int] = {}
 
-    def __getitem__(self, signature: str) -> int:
-        """Return the bytes at the largest size that a model of this graph has."""
-        known = self._estimated | self._measured
-        one = max(nbytes for (of, _), nbytes in known.items() if of == signature)
-        return one * self._streams
+    def total(self, signature: str, info: ModelInfo) -> int:
+        """Return the bytes of all passes at once at this model's input size, once known."""
+        key = signature, info.imgsz
+        return self._streams * (self._measured.get(key) or self._estimated[key])
 
     def estimate(self, graph: Graph, skeleton: nn.Module, info: ModelInfo) -> int:
         """Find the peak of one pass on the meta device, which takes no memory; return it.

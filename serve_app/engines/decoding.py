@@ -5,8 +5,11 @@ an answer for half its picture. So each picture is first decoded by something th
 """
 
 import io
+import logging
+import struct
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -15,8 +18,18 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 from ultralytics.utils import patches
 
-from serve_app.errors import ImageTooLargeError, InvalidImageError
+from serve_app.engines.guard import is_out_of_memory
+from serve_app.errors import (
+    ImageTooLargeError,
+    InvalidImageError,
+    OverloadedError,
+    ServeAppError,
+)
 from serve_app.types import ImageArray
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
@@ -37,7 +50,18 @@ _ROTATIONS = {
 _MIRRORED = {2, 4, 5, 7}
 _UPSIDE_DOWN = 4
 _CHANNELS = 3
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
+_MOST_BYTES_PER_PIXEL = 8
+"""Four channels of 16 bits, of Pillow's or OpenCV's; one has gone before the other decodes."""
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+)
 
 
 def decode_image(data: bytes, max_pixels: int | None = None) -> ImageArray:
@@ -56,6 +80,7 @@ def decode_image(data: bytes, max_pixels: int | None = None) -> ImageArray:
         image = _decode_plain_jpeg(data, header)
         if image is None:
             _check_whole(header)
+            header.close()  # or its pixels would lie beside OpenCV's
             image = _decode_any(data, header)
     # The bodies of some formats may disagree with the header that was checked.
     _check_pixels(image.shape[1], image.shape[0], max_pixels)
@@ -63,12 +88,35 @@ def decode_image(data: bytes, max_pixels: int | None = None) -> ImageArray:
 
 
 def decoded_bytes(data: bytes) -> int:
-    """Return the bytes that `decode_image` will take, by the header; 0 when it has none."""
+    """Return the bytes that `decode_image` will take at most, by the header; 0 without one."""
     try:
         header = _read_header(data)
     except (InvalidImageError, ImageTooLargeError):
         return 0
-    return header.width * header.height * _CHANNELS
+    plain = header.format == "JPEG" and header.mode in _PLAIN_JPEG_MODES
+    return header.width * header.height * (_CHANNELS if plain else _MOST_BYTES_PER_PIXEL)
+
+
+def decode_guarded(function: Callable[[bytes], T], data: bytes) -> T:
+    """Return `function(data)`, for whatever reads a picture's bytes (any thread).
+
+    Raises:
+        InvalidImageError: anything unexpected, which is logged; the picture is to blame
+        OverloadedError: the memory ran out
+    """
+    try:
+        return function(data)
+    except ServeAppError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            detail = "there is no memory left for this picture now; ask again"
+            raise OverloadedError(detail) from None
+        logger.warning("a picture upsets its decoder", exc_info=error)
+        raise InvalidImageError(
+            f"the picture cannot be decoded ({type(error).__name__}); save it anew as a JPEG, PNG, "
+            "WebP, BMP or TIFF, and see this server's log for more"
+        ) from None
 
 
 def _read_header(data: bytes) -> Image.Image:
@@ -140,7 +188,9 @@ def _decode_any(data: bytes, header: Image.Image) -> ImageArray:
         image = _decode_tiff(encoded) if header.format == "TIFF" else None
         if image is None:
             image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    except cv2.error:
+    except cv2.error as error:
+        if getattr(error, "code", None) == cv2.Error.StsNoMem:
+            raise MemoryError from None
         image = None
     if image is None:
         raise InvalidImageError(f"this kind of {header.format} picture cannot be decoded")

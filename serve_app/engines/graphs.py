@@ -22,8 +22,9 @@ from torch.utils._pytree import tree_map_only
 
 from serve_app.engines.precision import dtype_for, fine_tensors, refine_head
 from serve_app.engines.profile import BatchProfile
-from serve_app.engines.slots import SlottedRunner
+from serve_app.engines.slots import Run, SlottedRunner
 from serve_app.engines.structure import IndescribableError, describe, signature_of
+from serve_app.engines.traces import TracedRunner
 from serve_app.engines.weights import Layout, Weights
 
 _ROOT_ATTRIBUTES = {"training", "save", "inplace", "stride", "kpt_shape"}
@@ -49,6 +50,7 @@ class Graph:
         """
         self._make_runner = make_runner
         self._runner: SlottedRunner | None = None
+        self._traced = TracedRunner(_weakly(self.run))
         self.signature = signature
         self.dtype = dtype_for(skeleton, dtype)
         self.fine = fine_tensors(skeleton)
@@ -56,9 +58,9 @@ class Graph:
         if self.dtype != torch.float32:
             refine_head(skeleton)
         self._lock = threading.Lock()
-        self.skeleton = skeleton
-        self._idle = [_Skeleton(skeleton)]
-        weakref.finalize(self, _dismantle_all, self._idle)
+        self.skeleton = skeleton  # never run: a copy of one that runs would keep its weights
+        self._idle: list[_Skeleton] = []
+        weakref.finalize(self, _dismantle_all, skeleton, self._idle)
 
     def dtype_of(self, name: str) -> torch.dtype:
         """Return the numbers that the tensor of this name is kept in."""
@@ -75,9 +77,12 @@ class Graph:
         With slots, one thread at a time.
         """
         if self._make_runner is None:
-            return self.run(weights.tensors, pixels)
+            on_cpu = pixels.device.type == "cpu"
+            return (self._traced if on_cpu else self.run)(weights.tensors, pixels)
         if self._runner is None:
-            self._runner = self._make_runner(self.run, weights.layout, weights.block.device)
+            self._runner = self._make_runner(
+                _weakly(self.run), weights.layout, weights.block.device
+            )
         return self._runner(weights, pixels)
 
     def run(self, tensors: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> Any:
@@ -88,6 +93,11 @@ class Graph:
         with self._skeleton_alone() as skeleton, skeleton.holding(tensors):
             raw = skeleton.module(pixels.to(self.dtype))
         return _in_fp32(_without_maps(raw))
+
+    def get_ready(self) -> None:
+        """Have a skeleton to run, so that the first pass does not have to make one."""
+        with self._skeleton_alone():
+            pass
 
     @contextmanager
     def _skeleton_alone(self) -> Iterator["_Skeleton"]:
@@ -101,9 +111,7 @@ class Graph:
                 self._idle.append(skeleton)
 
 
-MakeRunner = Callable[
-    [Callable[[Mapping[str, torch.Tensor], torch.Tensor], Any], Layout, torch.device], SlottedRunner
-]
+MakeRunner = Callable[[Run, Layout, torch.device], SlottedRunner]
 """What makes a graph's runner: a pass, the layout of its weights, the device."""
 
 
@@ -136,9 +144,20 @@ class _Skeleton:
                 store[name] = blank
 
 
+def _weakly(run: Run) -> Run:
+    """Return `run`, a graph's method, without keeping the graph alive."""
+    method: Any = weakref.WeakMethod(run)
+
+    def call(tensors: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> Any:
+        return method()(tensors, pixels)
+
+    return call
+
+
 def _without_maps(raw: Any) -> Any:
     """Drop what training would want of a head, so that it is freed before postprocessing."""
-    return raw[0] if isinstance(raw, tuple) and isinstance(raw[-1], dict) else raw
+    trailing = isinstance(raw, tuple) and not isinstance(raw[-1], torch.Tensor)
+    return raw[0] if trailing else raw
 
 
 def _in_fp32(raw: Any) -> Any:
@@ -159,11 +178,14 @@ class GraphPool:
         make_runner: MakeRunner | None = None,
         keep: int = 4,
     ) -> None:
-        """Let graphs compute with `dtype` wherever they can; keep the last `keep` alive."""
+        """Let graphs compute with `dtype` wherever they can; keep the last `keep` alive.
+
+        With slots none is kept: those take the device's memory.
+        """
         self._dtype = dtype
         self._make_runner = make_runner
         self._graphs: WeakValueDictionary[str, Graph] = WeakValueDictionary()
-        self._last: deque[Graph] = deque(maxlen=keep)
+        self._last: deque[Graph] = deque(maxlen=keep if make_runner is None else 0)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -205,9 +227,9 @@ def sign(skeleton: nn.Module) -> str:
         return uuid.uuid4().hex[:16]
 
 
-def _dismantle_all(skeletons: list[_Skeleton]) -> None:
-    for skeleton in skeletons:
-        dismantle(skeleton.module)
+def _dismantle_all(pristine: nn.Module, copies: list[_Skeleton]) -> None:
+    for module in (pristine, *(skeleton.module for skeleton in copies)):
+        dismantle(module)
 
 
 def take_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

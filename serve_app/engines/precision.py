@@ -26,6 +26,8 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     """
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("precision fp16 needs a GPU; write auto, bf16 or fp32 for a CPU")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise ValueError("this GPU has no bf16; write auto, fp16 or fp32")
     if precision != "auto":
         return _DTYPES[precision]
     if device.type == "cuda":

@@ -220,4 +220,5 @@ def _facade(backend: Backend) -> SimpleNamespace:
 
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        # Not the whole device, which may not be waited for while a pass is being recorded.
+        torch.cuda.current_stream(device).synchronize()

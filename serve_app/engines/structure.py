@@ -10,8 +10,9 @@ import hashlib
 import importlib
 import json
 import math
+import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -24,8 +25,20 @@ Plain = Any
 _INTERNALS = set(nn.Module().__dict__) - {"training"}
 _STORES = ("_parameters", "_buffers")
 _CLASSES = ("torch.nn.modules.", "torch.nn.parameter.", "ultralytics.nn.")
-_FUNCTIONS = ("torch.nn.functional.", "torch._C._nn.", "ultralytics.nn.")
-_OBJECTS = ("torchvision.transforms.",)
+_FUNCTION_MODULES = ("torch.nn.functional", "torch._C._nn")
+_TRANSFORMS = "torchvision.transforms.transforms."
+_OBJECTS: Mapping[str, frozenset[str]] = {
+    f"{_TRANSFORMS}Compose": frozenset({"transforms"}),
+    f"{_TRANSFORMS}Resize": frozenset(
+        {"training", "size", "max_size", "interpolation", "antialias"}
+    ),
+    f"{_TRANSFORMS}CenterCrop": frozenset({"training", "size"}),
+    f"{_TRANSFORMS}ToTensor": frozenset(),
+    f"{_TRANSFORMS}Normalize": frozenset({"training", "mean", "std", "inplace"}),
+}
+"""What a classifier's transforms are made of, and the attributes of each."""
+_ENUMS = frozenset({"torchvision.transforms.functional.InterpolationMode"})
+_MAX_INTEGER_BITS = 63
 
 
 class IndescribableError(ValueError):
@@ -45,8 +58,7 @@ def describe(module: nn.Module) -> Plain:
 
 def signature_of(structure: Plain) -> str:
     """Return the hash by which equal structures are known."""
-    text = json.dumps(structure, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_text(structure).encode()).hexdigest()[:16]
 
 
 def rebuild(structure: Plain) -> nn.Module:
@@ -62,11 +74,12 @@ def rebuild(structure: Plain) -> nn.Module:
         for module, part in zip(modules, structure, strict=True):
             _fill(module, part, modules)
         rebuilt = modules[0]
-    except IndescribableError:
+        same = _text(describe(rebuilt)) == _text(structure)
+    except (IndescribableError, MemoryError):
         raise
     except Exception as error:
         raise IndescribableError(f"no structure: {type(error).__name__}: {error}") from None
-    if describe(rebuilt) != structure:
+    if not same:
         raise IndescribableError("the structure cannot be rebuilt with the libraries of today")
     return rebuilt
 
@@ -87,11 +100,20 @@ def decode_object(data: Plain) -> Any:
         IndescribableError: the data say nothing known
     """
     try:
-        return _decode(data, None)
-    except IndescribableError:
+        made = _decode(data, None)
+        same = _text(_encode(made, None)) == _text(data)
+    except (IndescribableError, MemoryError):
         raise
     except Exception as error:
         raise IndescribableError(f"no object: {type(error).__name__}") from None
+    if not same:
+        raise IndescribableError("the object cannot be made with the libraries of today")
+    return made
+
+
+def _text(data: Plain) -> str:
+    """Return the one text of these data, in which 1, 1.0 and True differ."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
 
 def _describe_one(module: nn.Module, numbers: Mapping[int, int]) -> Plain:
@@ -148,7 +170,9 @@ def _blank(described: Plain, store: str) -> torch.Tensor | None:
 
 def _encode(value: Any, owner: nn.Module | None) -> Plain:
     """Encode one attribute of `owner`. A dict with one key that begins with "$" is no plain one."""
-    if value is None or type(value) in (bool, int, str):
+    if value is None or type(value) in (bool, str):
+        return value
+    if type(value) is int and value.bit_length() <= _MAX_INTEGER_BITS:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
@@ -165,19 +189,25 @@ def _encode(value: Any, owner: nn.Module | None) -> Plain:
         return {"$tensor": plain}
     if isinstance(value, types.MethodType) and value.__self__ is owner:
         return {"$method": value.__func__.__name__}
-    if isinstance(value, types.FunctionType | types.BuiltinFunctionType):
-        return {"$function": _name_of(value)}
+    if owner is not None and _is_function(value):
+        return {"$function": _name_of(_checked_function(value))}
     return _encode_object(value)
 
 
 def _encode_object(value: Any) -> Plain:
     kind = _name_of(type(value))
-    if not kind.startswith(_OBJECTS):
-        raise IndescribableError(f"{kind} is of no known kind")
     if isinstance(value, Enum):
-        return {"$enum": [kind, value.name]}
+        return {"$enum": [_known(kind, _ENUMS), value.name]}
     kept = value.__dict__.keys() - (_INTERNALS if isinstance(value, nn.Module) else set())
+    _check_attributes(kind, kept)
     return {"$object": [kind, {name: _encode(value.__dict__[name], None) for name in sorted(kept)}]}
+
+
+def _check_attributes(kind: str, names: Iterable[str]) -> None:
+    """Refuse other objects, and attributes that such an object does not have: hooks, methods."""
+    foreign = set(names) - _OBJECTS[_known(kind, _OBJECTS)]
+    if foreign:
+        raise IndescribableError(f"{kind} has an attribute of no known kind")
 
 
 def _decode(data: Plain, owner: nn.Module | None) -> Any:
@@ -203,17 +233,28 @@ def _decode_method(name: str, owner: nn.Module | None) -> Any:
     return types.MethodType(method, owner)
 
 
+def _decode_function(name: str, owner: nn.Module | None) -> Any:
+    function = _find(name)
+    if owner is None or not _is_function(function):
+        raise IndescribableError(f"{name} is of no known kind")
+    if _name_of(_checked_function(function)) != name:
+        raise IndescribableError(f"{name} is a function of another module")
+    return function
+
+
 def _decode_enum(content: Plain, _owner: nn.Module | None) -> Any:
-    kind: Any = _look_up(content[0], _OBJECTS)
+    kind: Any = _import(_known(content[0], _ENUMS))
     return kind[content[1]]
 
 
 def _decode_object(content: Plain, _owner: nn.Module | None) -> Any:
-    kind: Any = _look_up(content[0], _OBJECTS)
+    name, attributes = content
+    _check_attributes(name, attributes)
+    kind: Any = _import(name)
     made = kind.__new__(kind)
     if isinstance(made, nn.Module):
         nn.Module.__init__(made)
-    made.__dict__.update({name: _decode(item, None) for name, item in content[1].items()})
+    made.__dict__.update({name: _decode(item, None) for name, item in attributes.items()})
     return made
 
 
@@ -225,7 +266,7 @@ _DECODERS: Mapping[str, Any] = {
     "$dtype": lambda name, _owner: _dtype(name),
     "$tensor": _decode_tensor,
     "$method": _decode_method,
-    "$function": lambda name, _owner: _look_up(name, _FUNCTIONS),
+    "$function": _decode_function,
     "$enum": _decode_enum,
     "$object": _decode_object,
 }
@@ -238,9 +279,28 @@ def _sequence_name(value: list[Any] | tuple[Any, ...]) -> str:
     return names[type(value)]
 
 
+def _is_function(value: object) -> bool:
+    return isinstance(value, types.FunctionType | types.BuiltinFunctionType)
+
+
+def _checked_function(function: Any) -> Any:
+    """Return a function that was defined where networks find theirs, not merely imported there."""
+    home = function.__module__ or ""
+    if home not in _FUNCTION_MODULES and not home.startswith("ultralytics.nn."):
+        raise IndescribableError(f"{home}.{function.__qualname__} is of no known kind")
+    return function
+
+
 def _name_of(value: Any) -> str:
     name = f"{value.__module__}.{value.__qualname__}"
-    if _find(name) is not value:
+    found = _import(name) if name in _OBJECTS or name in _ENUMS else _find(name)
+    if found is not value:
+        raise IndescribableError(f"{name} is of no known kind")
+    return name
+
+
+def _known(name: str, names: Container[str]) -> str:
+    if name not in names:
         raise IndescribableError(f"{name} is of no known kind")
     return name
 
@@ -252,11 +312,15 @@ def _look_up(name: str, allowed: tuple[str, ...]) -> Any:
 
 
 def _find(name: str) -> Any:
+    """Return what a loaded module holds; data have nothing imported, for that runs code."""
     module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute, None)
-    except ImportError:
-        return None
+    return getattr(sys.modules.get(module), attribute, None)
+
+
+def _import(name: str) -> Any:
+    """Return one of the few objects that are known by name, whose module may not be loaded yet."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

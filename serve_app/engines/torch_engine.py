@@ -106,6 +106,7 @@ class TorchEngine:
             raise ValueError("slots are run by one stream: leave `streams` unset on a GPU")
         self._arena = HostArena(arena_bytes, pin=on_gpu)
         self._recipes: dict[str, _Recipe] = {}
+        self._recipes_lock = threading.Lock()
         self._allocating = threading.Lock()
         self._graphs = GraphPool(self._dtype, make_runner=self._make_runner if slots else None)
         self._costs = GraphCosts(streams)
@@ -140,6 +141,7 @@ class TorchEngine:
         """
         if self._store is None or self.is_prepared(path):
             return False
+        name = self._name(path)
         check_records(path)
         network = _Network.of(read_model(path))
         try:
@@ -147,8 +149,10 @@ class TorchEngine:
             graph = Graph(network.skeleton, signature_of(structure), self._dtype)
             weights = self._pack(network, graph)
             graph_bytes = self._costs.estimate(graph, network.skeleton, network.description.info)
+            if self._name(path) != name:  # replaced while it was read: these are not its weights
+                return False
             made = self._store.put(
-                self._name(path),
+                name,
                 lambda partial: write_artifact(
                     partial,
                     weights,
@@ -169,17 +173,21 @@ class TorchEngine:
     def _inspect(self, path: Path) -> Footprint:
         header = self._prepared_header(path)
         if header is not None:
-            self._costs.assume(header.signature, header.description.info, header.graph_bytes)
-            return Footprint(header.own_bytes, {header.signature: self._costs[header.signature]})
+            info = header.description.info
+            self._costs.assume(header.signature, info, header.graph_bytes)
+            graph_bytes = self._costs.total(header.signature, info)
+            return Footprint(header.own_bytes, {header.signature: graph_bytes})
         network = _Network.of(read_structure(path))
         check_records(path)
         graph = Graph(network.skeleton, sign(network.skeleton), self._dtype)
         own_bytes = lay_out(network.tensors, graph.dtype_of, channels_last=False).nbytes
-        self._costs.estimate(graph, network.skeleton, network.description.info)
+        info = network.description.info
+        self._costs.estimate(graph, network.skeleton, info)
         dismantle(network.skeleton)
-        return Footprint(own_bytes, {graph.signature: self._costs[graph.signature]})
+        return Footprint(own_bytes, {graph.signature: self._costs.total(graph.signature, info)})
 
     def _open_plainly(self, path: Path) -> TorchModel:
+        name = self._name_to_park(path)
         network = _Network.of(read_model(path))
         move_plain_tensors(network.skeleton, self._device)
         graph = self._graphs.adopt(network.skeleton)
@@ -188,7 +196,9 @@ class TorchEngine:
         self._costs.assume(graph.signature, description.info)
         del network
         release_free_memory()  # what reading took, which is more than what is kept
-        return self._bring(path, description, graph, weights)
+        if name != self._name_to_park(path):
+            name = None  # replaced while it was read: these are not its weights
+        return self._bring(name, description, graph, weights)
 
     def _open_prepared(self, path: Path) -> TorchModel | None:
         artifact = self._read_prepared(path)
@@ -201,7 +211,7 @@ class TorchEngine:
             self._refuse(path, error)
             return None
         self._costs.assume(graph.signature, header.description.info, header.graph_bytes)
-        return self._bring(path, header.description, graph, artifact.weights)
+        return self._bring(self._name_to_park(path), header.description, graph, artifact.weights)
 
     def _open_parked(self, path: Path) -> TorchModel | None:
         """Open from host memory, without a look at the disk."""
@@ -218,15 +228,18 @@ class TorchEngine:
             weights = self._copy(Weights(recipe.layout, block))
         return TorchModel(recipe.description, graph, weights, self._costs, self._device)
 
+    def _name_to_park(self, path: Path) -> str | None:
+        return self._name(path) if self._arena.nbytes else None
+
     def _bring(
-        self, path: Path, description: Description, graph: Graph, weights: Weights
+        self, name: str | None, description: Description, graph: Graph, weights: Weights
     ) -> TorchModel:
-        """Bring weights to the device, and park them for the next time."""
-        if self._arena.nbytes:
-            name = self._name(path)
-            if self._arena.park(name, weights.block):
-                parked = set(self._arena.keys)
-                self._recipes = {n: r for n, r in self._recipes.items() if n in parked}
+        """Bring weights to the device, and park them as `name` for the next time."""
+        if name is not None and self._arena.park(name, weights.block):
+            parked = set(self._arena.keys)
+            with self._recipes_lock:
+                for left in self._recipes.keys() - parked:
+                    del self._recipes[left]
                 self._recipes[name] = _Recipe(description, graph.signature, weights.layout)
         if self._device.type != "cpu":
             weights = self._copy(weights)

@@ -26,7 +26,7 @@ _PROGRESS_S = 0.05
 class WorkerLostError(Exception):
     """The process ended, hangs or talks nonsense; it is of no more use.
 
-    overdue: whether it took too long over the file in hand, which would happen again
+    overdue: whether it used up its processor time over the file in hand, which would happen again
     """
 
     def __init__(self, reason: str, *, overdue: bool = False) -> None:
@@ -102,8 +102,9 @@ class PrepareProcess:
             except TimeoutError:
                 before_s, used_s = used_s, self._cpu_s()
                 if used_s - before_s < _PROGRESS_S and not self._is_runnable():
+                    # Perhaps not the file's fault: it may have had to wait for the disk.
                     reason = f"its worker did nothing for {self._stall_limit_s:g} s"
-                    raise WorkerLostError(reason, overdue=True) from None
+                    raise WorkerLostError(reason) from None
             except ValueError:  # longer than any answer
                 return b""
         if not line:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 from serve_app.engines.base import Answer, EngineModel, ModelInput
+from serve_app.engines.decoding import decode_guarded
 from serve_app.engines.guard import guarded
 from serve_app.engines.streams import Streams, Work
 from serve_app.engines.worker import outlast
@@ -28,7 +29,7 @@ from serve_app.types import ImageArray, ImageResult, ModelKey, PredictParams
 logger = logging.getLogger(__name__)
 
 MAX_DECODED_BYTES = 256 * 2**20
-"""Decoded pictures held at once; the largest takes 190 MB."""
+"""Decoded pictures held at once; the largest JPEG takes 190 MB."""
 _DECODERS = 2
 
 
@@ -97,7 +98,7 @@ class Batcher:
         Args:
             streams: run the models
             decode: makes a picture of its bytes (decoder thread)
-            decoded_bytes: how large it will be, by its header (decoder thread); must not raise
+            decoded_bytes: what that takes at most, by the header (decoder thread)
             max_decoded_bytes: what decoded pictures may take; one is always allowed
             clock: seconds, also of the deadlines
         """
@@ -233,11 +234,14 @@ class Batcher:
     def _make_input(self, job: _Job) -> ModelInput | None:
         """Return the input made of a picture once there is room for it; None if withdrawn."""
         assert job.data is not None  # noqa: S101 - it was not decoded yet
-        if not self._reserve(job, self._decoded_bytes(job.data)):
+        if not self._reserve(job, decode_guarded(self._decoded_bytes, job.data)):
             return None
         started = self._clock()
-        image = self._decode(job.data)
+        image = decode_guarded(self._decode, job.data)
         job.decode_s = self._clock() - started
+        with self._room:
+            self._hold(job, image.nbytes)
+            self._room.notify_all()
         return job.of.model.preprocess(image, job.of.params, annotate=job.of.annotate)
 
     def _reserve(self, job: _Job, nbytes: int) -> bool:
@@ -279,7 +283,8 @@ class Batcher:
         seconds = self._clock() - started
         with self._lock:
             self._ready.done(turn, seconds)
-            jobs[0].timings.observe(inputs[0].shape, len(jobs), seconds)
+            if _is_typical(jobs, answers):
+                jobs[0].timings.observe(inputs[0].shape, len(jobs), seconds)
             outcomes = [self._end(job, a) for job, a in zip(jobs, answers, strict=True)]
             self._room.notify_all()
         _deliver(outcomes)
@@ -343,6 +348,12 @@ class Batcher:
 
 
 _ENDING = OverloadedError("this replica is shutting down: try again later")
+
+
+def _is_typical(jobs: Sequence[_Job], answers: Sequence[Answer]) -> bool:
+    """Whether the time of a batch tells that of the next: drawing takes longer, failing is odd."""
+    failed = any(isinstance(answer, Exception) for answer in answers)
+    return not failed and not any(job.of.annotate for job in jobs)
 
 
 def _answers(model: EngineModel, inputs: Sequence[ModelInput]) -> list[Answer]:

@@ -2,13 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from serve_app.registry.live import AsyncRegistry
 from serve_app.types import ModelSpec
 
 logger = logging.getLogger(__name__)
+
+_INTERVAL_S = 60.0
+"""Asking makes the registry scan its folder, in every replica; a model that is opened before its
+turn is prepared all the same."""
 
 
 class Wanted(Protocol):
@@ -18,8 +22,14 @@ class Wanted(Protocol):
         """All versions that there are now."""
 
 
-async def follow(registry: AsyncRegistry, preparer: Wanted, *, interval_s: float = 5.0) -> None:
-    """Tell the preparer of every change in the registry, for ever."""
+async def follow(
+    registry: AsyncRegistry,
+    preparer: Wanted,
+    *,
+    interval_s: float = _INTERVAL_S,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Tell the preparer of all that there is at once, then of every change, for ever."""
     known: tuple[ModelSpec, ...] | None = None
     while True:
         try:
@@ -29,4 +39,4 @@ async def follow(registry: AsyncRegistry, preparer: Wanted, *, interval_s: float
                 preparer.wanted(specs)
         except Exception:
             logger.exception("the registry cannot be followed; trying again")
-        await asyncio.sleep(interval_s)
+        await sleep(interval_s)

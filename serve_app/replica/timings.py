@@ -30,14 +30,17 @@ class Timings:
             return known
         pixels = shape[0] * shape[1]
         by_profile = self._profile.expected_s(batch) * pixels / self._own_pixels
-        return by_profile or self._pixel_s * pixels * batch
+        by_pixels = self._pixel_s * pixels * batch
+        # The profile may have been found while the device was busy with something else; pictures
+        # that it makes be refused would never prove it wrong.
+        return min(by_profile, by_pixels) if by_profile and by_pixels else by_profile or by_pixels
 
     def observe(self, shape: Shape, batch: int, seconds: float) -> None:
         """Take in what a batch really took."""
-        before = self.expected_s(shape, batch)
-        self._keep(shape, batch, before + _WEIGHT * (seconds - before) if before else seconds)
         pixel_s = seconds / (shape[0] * shape[1] * batch)
         self._pixel_s += (_WEIGHT if self._pixel_s else 1.0) * (pixel_s - self._pixel_s)
+        before = self.expected_s(shape, batch)
+        self._keep(shape, batch, before + _WEIGHT * (seconds - before))
 
     def doubt(self, shape: Shape) -> None:
         """Trust less in what made a picture be refused.

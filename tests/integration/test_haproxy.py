@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.tuning import ALLOCATOR, HAPROXY_SWITCH, haproxy_runs
+from serve_app.tuning import DETECTOR, HAPROXY_SWITCH, haproxy_runs
 from tests.integration.server import Server, free_port, make_config, serving, session_processes
 
 ROOT = Path(__file__).parents[2]
@@ -98,5 +98,5 @@ def test_the_largest_body_reaches_the_model(either: Server, scenes: dict[str, by
 def test_detectors_start_with_the_allocators_settings(either: Server) -> None:
     """The C library reads them as a process starts, not later."""
     environ = Path(f"/proc/{either.replica()['pid']}/environ").read_bytes().split(b"\0")
-    for name, value in ALLOCATOR.items():
+    for name, value in DETECTOR.items():
         assert f"{name}={os.environ.get(name, value)}".encode() in environ

@@ -68,7 +68,7 @@ def test_answers_of_any_size_pass_between_replicas() -> None:
 
 def test_the_allocator_of_detectors_is_the_users_to_change() -> None:
     """Each variable by itself."""
-    assert set(tuning.detector_environment({})) == set(tuning.ALLOCATOR)
+    assert set(tuning.detector_environment({})) == set(tuning.DETECTOR)
     assert "MALLOC_ARENA_MAX" not in tuning.detector_environment({"MALLOC_ARENA_MAX": "4"})
 
 
