@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 import time
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="about 4 minutes instead of 20")
     parser.add_argument("--only", nargs="+", choices=sorted(SCENARIOS), help="these scenarios")
+    parser.add_argument(
+        "--passes", type=int, help="how often the closest ratios are measured; default 2"
+    )
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
     parser.add_argument("--image", type=Path, help="picture to send; default Ultralytics' bus.jpg")
     parser.add_argument(
@@ -51,7 +55,10 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # like Ctrl-C: servers must not outlive us
         signal.signal(number, _interrupt)
     image = given.image or bus()
-    bench = Bench(QUICK if given.quick else FULL, work, image, CHECK_IMAGE, say)
+    scale = QUICK if given.quick else FULL
+    if given.passes:
+        scale = replace(scale, passes=given.passes)
+    bench = Bench(scale, work, image, CHECK_IMAGE, say)
     results = bench.run(given.only or SCENARIOS)
     docs = given.docs or (DOCS if whole else work / "report")
     say(f"results: {bench.save()}\nreport: {write_report(results, docs)}")

@@ -11,10 +11,10 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import ray
@@ -22,14 +22,25 @@ from ray.serve.scripts import cli
 
 from serve_app import preflight, tuning
 from serve_app.settings import SettingsError
-from serve_app.watcher import Watcher
+from serve_app.watcher import Watcher, unreachable
 
 STRAGGLERS_TIMEOUT_S = 5.0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the application of a config file until it is interrupted; return the exit status."""
-    path = Path(arguments[0] if arguments else "serve_config.yaml")
+    try:
+        # A shell's background job begins with SIGINT ignored.
+        take_signals(interrupt)
+        return serve(Path(arguments[0] if arguments else "serve_config.yaml"))
+    except KeyboardInterrupt:  # before Ray was started; `haproxy -v` may be there
+        take_signals(signal.SIG_IGN)
+        kill_started()
+        return conclude(None)
+
+
+def serve(path: Path) -> int:
+    """Check the config, choose the environment, run; an interrupt raises KeyboardInterrupt."""
     try:
         config = preflight.load_config(path)
         models = preflight.check_models(config)
@@ -41,29 +52,41 @@ def main(arguments: Sequence[str]) -> int:
     url = f"http://{host}:{port}"
     watcher = Watcher(
         preflight.names(config["applications"]),
+        unreachable=lambda: unreachable(host, port),
         on_running=lambda: say(f"{models} models at {url} (API reference: {url}/docs)"),
         on_failure=lambda: os.kill(os.getpid(), signal.SIGINT),
         say=say,
     )
-    interrupted = threading.Event()
-    failure: str | None = "Serve ended unexpectedly; see the log above"
+    for warning in preflight.warnings(config):
+        say(f"warning: {warning}")
     folder = tuning.make_folder()
     try:
         tune(config, folder)
+        return conclude(run(path, config, watcher, folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(path: Path, config: Mapping[str, Any], watcher: Watcher, folder: Path) -> str | None:
+    """Start Ray, deploy and wait; return why it failed, None when it was interrupted."""
+    interrupted = threading.Event()
+    failure: str | None = "Serve ended unexpectedly; see the log above"
+    try:
         start_ray(watcher, interrupted, folder)
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         preflight.check_device(config, resources.get("GPU", 0.0))
         watcher.start()
         cli.main(["run", str(path)], standalone_mode=False)
-    except (KeyboardInterrupt, SystemExit):  # `serve run` ends every way with the latter
+    except KeyboardInterrupt:
+        failure = watcher.failure
+    except SystemExit:  # `serve run` ends every way with it
         if interrupted.is_set():
             failure = watcher.failure
     except Exception as error:
         failure = " ".join(str(error).split()) or type(error).__name__
     finally:
         end_ray(watcher)
-        shutil.rmtree(folder, ignore_errors=True)
-    return conclude(failure)
+    return failure
 
 
 def conclude(failure: str | None) -> int:
@@ -95,17 +118,33 @@ def start_ray(watcher: Watcher, interrupted: threading.Event, folder: Path) -> N
             raise KeyboardInterrupt  # `serve run` waits in its loop: it will shut down in order
         abandon(watcher, folder)
 
-    # A shell's background job begins with SIGINT ignored, and Ray sets a handler of its own: so
-    # both before and after.
-    signal.signal(signal.SIGINT, on_signal)
+    # Ray sets handlers of its own: so both before and after.
+    take_signals(on_signal)
     # Never whatever cluster happens to run here: deploying replaces what others serve on it.
     ray.init(address=os.environ.get("RAY_ADDRESS") or "local", namespace="serve")
+    take_signals(on_signal)
+
+
+def take_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """Have `handler` called by whatever interrupts this process."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+        signal.signal(number, handler)
+
+
+def interrupt(_: int, __: FrameType | None) -> NoReturn:
+    """Unwind what runs; for as long as that is Python and not Ray's native code."""
+    raise KeyboardInterrupt
 
 
 def abandon(watcher: Watcher, folder: Path) -> None:
     """Kill what this process started and end: amid Ray's native code an exception would crash."""
+    kill_started()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(conclude(watcher.failure))
+
+
+def kill_started() -> None:
+    """Kill every process that this one started, and wait for their end."""
     stopped: set[psutil.Process] = set()
     # Stopped first: one that still ran could start another while we look.
     while new := set(psutil.Process().children(recursive=True)) - stopped:
@@ -117,14 +156,11 @@ def abandon(watcher: Watcher, folder: Path) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(stopped, timeout=STRAGGLERS_TIMEOUT_S)
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(conclude(watcher.failure))
 
 
 def end_ray(watcher: Watcher) -> None:
     """Stop Ray and wait for every process that this one started; end those that hang."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # once more would leave processes behind
+    take_signals(signal.SIG_IGN)  # once more would leave processes behind
     watcher.stop()
     started = psutil.Process().children(recursive=True)
     ray.shutdown()

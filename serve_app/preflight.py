@@ -197,6 +197,18 @@ def check_device(config: Mapping[str, Any], gpus: float) -> None:
             raise SettingsError("args.device: cuda, but the cluster has no GPU: use auto or cpu")
 
 
+def warnings(config: Mapping[str, Any]) -> list[str]:
+    """Return what works, but probably not as it was meant: a line each."""
+    return [
+        "Detector.ray_actor_options replaces all of ours: num_cpus, num_gpus and the allocator's "
+        "variables; write those that you want to keep (README.md, Configuration)"
+        for application in config["applications"]
+        if _is_ours(application)
+        for deployment in application.get("deployments") or ()
+        if deployment.get("name") == "Detector" and deployment.get("ray_actor_options") is not None
+    ]
+
+
 def address(config: Mapping[str, Any]) -> tuple[str, int]:
     """Return the host and port that the config makes Serve listen on."""
     options = HTTPOptionsSchema.model_validate(config.get("http_options") or {})

@@ -26,6 +26,8 @@ from serve_app.errors import ServeAppError
 from serve_app.types import MAX_IMAGE_PIXELS, ModelKey, ModelRef
 
 OFFICIAL_URL = "https://github.com/ultralytics/assets/releases/download"
+MAX_MESSAGE_BYTES = 2**31
+"""A gRPC message is shorter than this, whatever is configured."""
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _BYTES: TypeAdapter[int] = TypeAdapter(ByteSize)
 
@@ -58,6 +60,15 @@ def _check_reference(value: object) -> str:
         return str(ModelRef.parse(value))
     except ServeAppError as error:
         raise ValueError(error.detail) from None
+
+
+def _check_message(size: ByteSize) -> ByteSize:
+    if size >= MAX_MESSAGE_BYTES:
+        raise ValueError(
+            f"{int(size)} bytes is too much: expected less than 2GiB ({MAX_MESSAGE_BYTES}), which "
+            "is the most that a message between replicas may hold (gRPC)"
+        )
+    return size
 
 
 def _expand(path: Path) -> Path:
@@ -151,7 +162,7 @@ class AppArgs(_Settings):
     max_concurrent_loads: int = Field(
         default=2, ge=1, le=32, description="Models that one replica loads at the same time."
     )
-    max_body_bytes: ByteSize = Field(
+    max_body_bytes: Annotated[ByteSize, AfterValidator(_check_message)] = Field(
         default=ByteSize(32 * 2**20), gt=0, description="Largest request body, e.g. 32MiB."
     )
     max_inflight_bytes: ByteSize = Field(

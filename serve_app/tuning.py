@@ -7,6 +7,7 @@ docs/adr/0006-haproxy-and-grpc.md holds what each was measured to bring.
 """
 
 import importlib
+import random
 import shutil
 import socket
 import subprocess
@@ -33,6 +34,11 @@ BASE: Mapping[str, str] = {
     # The most that gRPC takes, instead of 4 MiB. The ingress bounds what clients send; answers
     # (masks, annotated pictures) no setting bounds.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+    # Our code runs on the loop of its replica: no hop to a second thread and back for each request
+    # and answer. Safe as long as nothing of ours blocks it, which the metric of its lag shows.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    # So does the router that picks a detector; it waits for others only.
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
 }
 
 HAPROXY: Mapping[str, str] = {
@@ -72,6 +78,11 @@ _HAPROXY_PORTS = (
 )
 """Ray's numbers are fixed: a second server on the machine would not start."""
 
+PORTS = range(20_000, 30_000)
+"""HAProxy binds its ports long after they were picked. In this range the system gives none to a
+connection that leaves (32768 to 60999 on Linux), Ray none to a worker (up to 19999), and Serve none
+to an ingress replica (from 30000 on)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
@@ -109,12 +120,18 @@ def environment(
     free_port: returns another free port with each call
     """
     chosen = dict(BASE)
-    switched_on = user.get(HAPROXY_SWITCH) == "1"
-    if switched_on or (HAPROXY_SWITCH not in user and why_not_haproxy(user, front) is None):
+    if behind_haproxy(user) or (
+        HAPROXY_SWITCH not in user and why_not_haproxy(user, front) is None
+    ):
         chosen |= HAPROXY
         chosen |= {name: str(folder / file) for name, file in _HAPROXY_FILES.items()}
         chosen |= {name: str(free_port()) for name in _HAPROXY_PORTS}
     return {name: value for name, value in chosen.items() if name not in user}
+
+
+def behind_haproxy(user: Mapping[str, str]) -> bool:
+    """Return whether a Serve that was started in this environment has HAProxy in front."""
+    return user.get(HAPROXY_SWITCH) == "1"
 
 
 def detector_environment(user: Mapping[str, str]) -> dict[str, str]:
@@ -149,16 +166,23 @@ def make_folder() -> Path:
 
 
 def port_picker(taken: Collection[int]) -> Callable[[], int]:
-    """Return a `free_port` that gives each port once, and none of `taken`."""
-    given = set(taken)
+    """Return a `free_port` that gives each of `PORTS` at most once, and none of `taken`.
+
+    In random order, so that servers that start at the same time seldom pick the same. It raises
+    OSError when there is none left.
+    """
+    left = [port for port in PORTS if port not in taken]
+    random.shuffle(left)
 
     def pick() -> int:
-        while True:
+        while left:
+            port = left.pop()
             with socket.socket() as probe:
-                probe.bind(("", 0))
-                port = int(probe.getsockname()[1])
-            if port not in given:
-                given.add(port)
+                try:
+                    probe.bind(("", port))
+                except OSError:
+                    continue
                 return port
+        raise OSError(f"no free port from {PORTS.start} to {PORTS.stop - 1} for HAProxy")
 
     return pick

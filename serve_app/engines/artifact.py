@@ -1,13 +1,16 @@
 """Prepared weights: what a checkpoint becomes once, so that it opens in milliseconds ever after.
 
 One safetensors file: the tensors as the device takes them (batch norm folded, final numbers and
-memory order), and in its metadata what the model says of itself, the structure of its graph, and a
-checksum. Nothing in it can run code, and nothing is believed that the checksum does not cover.
+memory order), and in its metadata what the model says of itself, the structure of its graph, and
+two checksums. One covers all that stands before the tensors, so that this much can be believed
+without reading on; it covers the other, which covers the tensors. Nothing in it can run code.
 """
 
 import hashlib
 import io
 import json
+import os
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +24,14 @@ import ultralytics
 
 from serve_app.engines.base import Description
 from serve_app.engines.description import decode_description, encode_description
+from serve_app.engines.guard import is_out_of_memory
 from serve_app.engines.structure import IndescribableError
 from serve_app.engines.weights import Layout, Weights, allocate, lay_out
 
-_FORMAT = 1
+_FORMAT = 2
+_OPENING = b'{"__metadata__": {"head": "'  # and then the checksum of the rest of the head
+_CHECKSUM_DIGITS = 8
+_LENGTH_BYTES = 8
 _MAX_TABLE_BYTES = 16 * 2**20
 _CHANNELS_LAST_DIMS = 4
 _ALIGNMENT = 8
@@ -41,6 +48,10 @@ class ArtifactError(ValueError):
     """A file is no artifact, or is not whole."""
 
 
+class ArtifactUnreadableError(ArtifactError):
+    """A file could not be read now; nothing is known of what it holds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """What an artifact says before its tensors.
@@ -49,7 +60,7 @@ class Header:
     own_bytes: the weights' size in memory
     graph_bytes: what a pass needs beyond them, estimated
     tied: names that share the tensor of another name
-    checksum: CRC-32 of all of the above and the tensors
+    checksum: CRC-32 of the tensors
     """
 
     description: Description
@@ -71,8 +82,13 @@ class Artifact:
 
     @cached_property
     def structure(self) -> Any:
-        """The graph's structure as plain data."""
-        return json.loads(self.header.structure)
+        """The graph's structure as plain data.
+
+        Raises:
+            ArtifactError: it is none
+        """
+        with _parsing():
+            return json.loads(self.header.structure)
 
 
 def artifact_name(content: str, dtype: torch.dtype, *, channels_last: bool) -> str:
@@ -96,7 +112,7 @@ def write_artifact(
     By hand, as it is read: safetensors' own writer would put the tensors into another order.
 
     Raises:
-        IndescribableError: the description holds what plain data cannot say
+        IndescribableError: there is what plain data cannot say, or too much of it
         OSError: the disk refuses
     """
     places = weights.layout.places
@@ -108,61 +124,97 @@ def write_artifact(
         "graph_bytes": str(graph_bytes),
         "channels_last": json.dumps(channels_last),
         "tied": json.dumps({n: place.name for n, place in places.items() if n != place.name}),
+        "checksum": _checksum(weights.block.numpy()),
     }
-    content["checksum"] = _checksum(content, weights.block)
-    table: dict[str, Any] = {"__metadata__": content}
-    for name, place in weights.layout.distinct.items():
-        table[name] = {
-            "dtype": _NAMES[place.dtype],
-            "shape": _in_memory_order(place.shape, channels_last),
-            "data_offsets": [place.offset, place.offset + place.nbytes],
-        }
-    head = json.dumps(table).encode()
-    head += b" " * (-len(head) % _ALIGNMENT)
+    head = _head(content, _table(weights.layout, channels_last))
     data: Any = weights.block.numpy()
     with path.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little"))
+        file.write(len(head).to_bytes(_LENGTH_BYTES, "little"))
         file.write(head)
         file.write(data)
 
 
+def _table(layout: Layout, channels_last: bool) -> dict[str, Any]:
+    unknown = {place.dtype for place in layout.places.values()} - _NAMES.keys()
+    if unknown:
+        raise IndescribableError(f"tensors of {unknown.pop()} are not prepared")
+    return {
+        name: {
+            "dtype": _NAMES[place.dtype],
+            "shape": _in_memory_order(place.shape, channels_last),
+            "data_offsets": [place.offset, place.offset + place.nbytes],
+        }
+        for name, place in layout.distinct.items()
+    }
+
+
+def _head(content: Mapping[str, str], table: Mapping[str, Any]) -> bytes:
+    """Return the JSON before the tensors, its own checksum at a fixed place."""
+    digits = "0" * _CHECKSUM_DIGITS
+    head = json.dumps({"__metadata__": {"head": digits, **content}, **table}).encode()
+    head += b" " * (-len(head) % _ALIGNMENT)
+    if len(head) > _MAX_TABLE_BYTES:
+        raise IndescribableError(f"its description takes more than {_MAX_TABLE_BYTES} bytes")
+    covered = head[len(_OPENING) + _CHECKSUM_DIGITS :]
+    return _OPENING + _checksum(covered).encode() + covered
+
+
 def read_header(path: Path) -> Header:
-    """Read what stands before the tensors.
+    """Read what stands before the tensors, and check that it is what was written.
 
     Raises:
-        ArtifactError: it is no artifact; whether it is whole, only `read_artifact` tells
+        ArtifactUnreadableError: it cannot be read now
+        ArtifactError: it is no artifact; whether its tensors are, only `read_artifact` tells
     """
     with _opened(path) as file:
-        return _header(_read_table(file).get("__metadata__"))
+        return _header(_read_table(file))
 
 
 def read_artifact(path: Path) -> Artifact:
     """Read all of an artifact into memory of its own.
 
     Raises:
+        ArtifactUnreadableError: it cannot be read now
         ArtifactError: it is no artifact, or is not what was written
+        MemoryError: there is no memory for it
     """
     with _opened(path) as file:
         table = _read_table(file)
-        content = table.pop("__metadata__", None)
-        header = _header(content)
-        layout = _layout(table, header)
-        block = allocate(layout.nbytes)
-        view: Any = block.numpy()
-        if file.readinto(view) != layout.nbytes or file.read(1):
+        header = _header(table)
+        with _parsing():
+            layout = _layout(table, header)
+        if file.tell() + layout.nbytes != os.fstat(file.fileno()).st_size:
             raise ArtifactError("its length is wrong")
-    if _checksum(content, block) != header.checksum:
+        block = allocate(layout.nbytes)
+        _fill(file, block)
+    if _checksum(block.numpy()) != header.checksum:
         raise ArtifactError("its checksum is wrong")
     return Artifact(header, Weights(layout, block))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[io.FileIO]:
+    """Open a regular file; whatever else has its name is not waited for."""
     try:
-        with io.FileIO(path) as file:
-            yield file
+        with io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as f:
+            if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+                raise ArtifactError("it is no regular file")
+            yield f
     except OSError as error:
-        raise ArtifactError(f"it cannot be read: {error.strerror}") from None
+        if is_out_of_memory(error):
+            raise MemoryError("no memory to read prepared weights") from None
+        raise ArtifactUnreadableError(f"it cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def _parsing() -> Iterator[None]:
+    """Turn whatever odd content raises into `ArtifactError`."""
+    try:
+        yield
+    except (ArtifactError, MemoryError):
+        raise
+    except Exception as error:
+        raise ArtifactError(f"its content is malformed: {type(error).__name__}") from None
 
 
 def _read_table(file: io.FileIO) -> dict[str, Any]:
@@ -171,29 +223,42 @@ def _read_table(file: io.FileIO) -> dict[str, Any]:
     By hand, since the library copies each tensor by itself, which takes several times as long as
     reading all of them at once.
     """
-    length = int.from_bytes(file.read(8), "little")
+    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     if not 0 < length <= _MAX_TABLE_BYTES:
         raise ArtifactError("it is no safetensors file")
-    try:
-        table: dict[str, Any] = json.loads(file.read(length))
-    except ValueError:
-        raise ArtifactError("its table is no JSON") from None
-    if not isinstance(table, dict):
-        raise ArtifactError("its table is none")
+    head = file.read(length)
+    if not head.startswith(_OPENING):
+        raise ArtifactError("it has no header of ours")
+    start = len(_OPENING) + _CHECKSUM_DIGITS
+    if head[len(_OPENING) : start] != _checksum(head[start:]).encode():
+        raise ArtifactError("the checksum of its header is wrong")
+    with _parsing():
+        table: dict[str, Any] = json.loads(head)
     return table
+
+
+def _fill(file: io.FileIO, block: torch.Tensor) -> None:
+    """Read until the block is full: the kernel reads 2 GiB at once at most."""
+    data: Any = block.numpy()
+    view = memoryview(data)
+    while view:
+        count = file.readinto(view)
+        if not count:
+            raise ArtifactError("its length is wrong")
+        view = view[count:]
 
 
 def _layout(table: Mapping[str, Any], header: Header) -> Layout:
     """Return where the tensors lie, if it is where ours would."""
-    try:
-        tensors = {name: _blank(entry, header.channels_last) for name, entry in table.items()}
-        tensors.update({name: tensors[first] for name, first in header.tied.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        raise ArtifactError("its table is malformed") from None
+    entries = {name: entry for name, entry in table.items() if name != "__metadata__"}
+    tensors = {name: _blank(entry, header.channels_last) for name, entry in entries.items()}
+    tensors.update({name: tensors[first] for name, first in header.tied.items()})
     layout = lay_out(tensors, lambda n: tensors[n].dtype, channels_last=header.channels_last)
     for name, place in layout.distinct.items():
-        if table[name]["data_offsets"] != [place.offset, place.offset + place.nbytes]:
+        if entries[name]["data_offsets"] != [place.offset, place.offset + place.nbytes]:
             raise ArtifactError("its tensors lie in another order")
+    if layout.nbytes != header.own_bytes:
+        raise ArtifactError("its tensors are of another size than its header says")
     return layout
 
 
@@ -204,9 +269,11 @@ def _blank(entry: Mapping[str, Any], channels_last: bool) -> torch.Tensor:
     return torch.empty(shape, dtype=_DTYPES[entry["dtype"]], device="meta")
 
 
-def _header(content: Mapping[str, str] | None) -> Header:
-    try:
-        assert content is not None  # noqa: S101 - caught below
+def _header(table: Mapping[str, Any]) -> Header:
+    with _parsing():
+        content = table["__metadata__"]
+        if not all(isinstance(word, str) for word in content.values()):
+            raise ArtifactError("it has no header of ours")
         return Header(
             description=decode_description(json.loads(content["description"])),
             signature=content["signature"],
@@ -214,17 +281,14 @@ def _header(content: Mapping[str, str] | None) -> Header:
             own_bytes=int(content["own_bytes"]),
             graph_bytes=int(content["graph_bytes"]),
             channels_last=bool(json.loads(content["channels_last"])),
-            tied=json.loads(content["tied"]),
+            tied=dict(json.loads(content["tied"])),
             checksum=content["checksum"],
         )
-    except (AssertionError, KeyError, TypeError, ValueError, IndescribableError) as error:
-        raise ArtifactError(f"it has no header of ours: {type(error).__name__}") from None
 
 
-def _checksum(content: Mapping[str, str], block: torch.Tensor) -> str:
-    words = sorted((name, content[name]) for name in content.keys() - {"checksum"})
-    data: Any = block.numpy()
-    return f"{zlib.crc32(data, zlib.crc32(repr(words).encode())):08x}"
+def _checksum(data: Any) -> str:
+    """Return the CRC-32 of bytes, in eight digits."""
+    return f"{zlib.crc32(data):08x}"
 
 
 def _in_memory_order(shape: tuple[int, ...], channels_last: bool) -> list[int]:

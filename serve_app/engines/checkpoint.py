@@ -8,8 +8,10 @@ What is declared is bounded before it is unfolded: a small file must not take mu
 
 import logging
 import pickle
+import types
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,9 @@ _DEFAULT_IMGSZ = 640
 _MAX_IMGSZ = 8192
 _MAX_EXPANSION = 8
 _MAX_PARTS = 300_000  # ten times the largest networks
+_MAX_DEPTH = 100
+_MAX_WEIGHT = 2**22
+_STORES = ("_parameters", "_buffers")
 _MAX_CLASSES = 10_000
 _MAX_NAME_CHARACTERS = 256
 
@@ -195,20 +200,50 @@ def _forget_last_image(module: nn.Module) -> None:
 
 
 def _check_parts(module: nn.Module) -> None:
-    """Refuse structures that repeat themselves: each step down may double what there is to walk."""
-    waiting: list[Any] = [module]
-    seen = 0
+    """Refuse structures that repeat themselves: each step down may double what there is to walk.
+
+    What a description of the structure would tell is walked, as often as that would tell it.
+    """
+    waiting: list[tuple[Any, int]] = [(module, 0)]
+    seen = weight = 0
     while waiting:
-        part = waiting.pop()
+        part, depth = waiting.pop()
         seen += 1
-        if isinstance(part, nn.Module):
-            waiting.extend(part.__dict__.values())
-        elif isinstance(part, dict):
-            waiting.extend((*part.keys(), *part.values()))
-        elif isinstance(part, list | tuple | set):
-            waiting.extend(part)
-        if seen + len(waiting) > _MAX_PARTS:
+        weight += _weigh(part)
+        waiting.extend((inner, depth + 1) for inner in _inside(part))
+        if seen + len(waiting) > _MAX_PARTS or depth > _MAX_DEPTH:
             raise ModelBrokenError("the checkpoint's structure is larger than any YOLO model's")
+        if weight > _MAX_WEIGHT:
+            raise ModelBrokenError(
+                f"the checkpoint keeps more than {_MAX_WEIGHT} numbers and characters outside its "
+                "parameters, which is more than any YOLO model does"
+            )
+
+
+def _inside(part: Any) -> Iterable[Any]:
+    """Return what is to be walked inside a part; of parameters and buffers, the names."""
+    if isinstance(part, nn.Module):
+        plain = {n: value for n, value in part.__dict__.items() if n not in _STORES}
+        return (*plain, *plain.values(), *part._parameters, *part._buffers)
+    if isinstance(part, dict):
+        return (*part.keys(), *part.values())
+    if isinstance(part, list | tuple | set | frozenset):
+        return part
+    if isinstance(part, torch.Tensor | type | types.FunctionType | Enum):
+        return ()
+    return getattr(part, "__dict__", {}).values()  # such as the transforms of a classifier
+
+
+def _weigh(part: Any) -> int:
+    """Return how many numbers and characters a description would tell of this part alone."""
+    if isinstance(part, str | bytes):
+        return len(part)
+    if isinstance(part, torch.Tensor):
+        return part.numel() + part.dim()
+    if isinstance(part, nn.Module):  # the shapes of its tensors
+        tensors: Any = (*part._parameters.values(), *part._buffers.values())
+        return sum(tensor.dim() for tensor in tensors if tensor is not None)
+    return 0
 
 
 def _check_size(module: nn.Module, file_bytes: int) -> None:

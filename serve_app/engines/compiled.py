@@ -6,6 +6,7 @@ tensor of bytes, and the metadata hold the description, figures and a checksum o
 
 import hashlib
 import json
+import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from safetensors.numpy import save_file
 
 from serve_app.engines.base import Description
 from serve_app.engines.description import decode_description, encode_description
+from serve_app.engines.guard import is_out_of_memory
 
 _FORMAT = 1
 _KEY = "compiled"
@@ -27,6 +29,10 @@ _KEY = "compiled"
 
 class CompiledError(ValueError):
     """A file holds no compiled model, or is not whole."""
+
+
+class CompiledUnreadableError(CompiledError):
+    """A file could not be read now; nothing is known of what it holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,13 +79,19 @@ def read_compiled(path: Path) -> Compiled:
     """Read a compiled model into memory.
 
     Raises:
+        CompiledUnreadableError: it cannot be read now
         CompiledError: it is none, or is not what was written
+        MemoryError: there is no memory for it
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # the library would wait for whoever writes it
+            raise CompiledError("it is no regular file")
         with safe_open(path, framework="numpy") as file:
             content: Mapping[str, str] = file.metadata() or {}
             blob: Any = file.get_tensor(_KEY)
-        if blob.dtype != np.uint8 or content["checksum"] != _checksum(content, blob):
+        if blob.dtype != np.uint8 or blob.ndim != 1:
+            raise CompiledError("it holds no compiled model")
+        if content["checksum"] != _checksum(content, blob):
             raise CompiledError("its checksum is wrong")
         return Compiled(
             description=decode_description(json.loads(content["description"])),
@@ -88,8 +100,11 @@ def read_compiled(path: Path) -> Compiled:
         )
     except CompiledError:
         raise
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CompiledError(f"it cannot be read: {type(error).__name__}") from None
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise MemoryError("no memory to read a compiled model") from None
+        kind = CompiledUnreadableError if isinstance(error, OSError) else CompiledError
+        raise kind(f"it cannot be read: {type(error).__name__}") from None
 
 
 def _checksum(content: Mapping[str, str], blob: npt.NDArray[np.uint8]) -> str:

@@ -50,8 +50,8 @@ _ROTATIONS = {
 _MIRRORED = {2, 4, 5, 7}
 _UPSIDE_DOWN = 4
 _CHANNELS = 3
-_MOST_BYTES_PER_PIXEL = 8
-"""Four channels of 16 bits, of Pillow's or OpenCV's; one has gone before the other decodes."""
+_ODD_BYTES_PER_PIXEL = 8
+"""Four channels of 16 bits, in Pillow or in OpenCV; the one has gone when the other decodes."""
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -88,13 +88,13 @@ def decode_image(data: bytes, max_pixels: int | None = None) -> ImageArray:
 
 
 def decoded_bytes(data: bytes) -> int:
-    """Return the bytes that `decode_image` will take at most, by the header; 0 without one."""
+    """Return about what `decode_image` will take, by the header, in bytes; 0 without one."""
     try:
         header = _read_header(data)
     except (InvalidImageError, ImageTooLargeError):
         return 0
     plain = header.format == "JPEG" and header.mode in _PLAIN_JPEG_MODES
-    return header.width * header.height * (_CHANNELS if plain else _MOST_BYTES_PER_PIXEL)
+    return header.width * header.height * (_CHANNELS if plain else _ODD_BYTES_PER_PIXEL)
 
 
 def decode_guarded(function: Callable[[bytes], T], data: bytes) -> T:

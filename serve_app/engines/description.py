@@ -31,7 +31,7 @@ def decode_description(plain: Any) -> Description:
     """Return the description that was encoded.
 
     Raises:
-        KeyError, TypeError, ValueError: the data are no description
+        Exception: of any kind but `MemoryError`; the data are no description
     """
     height, width = plain["imgsz"]
     kpt_shape = plain["kpt_shape"]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from serve_app.errors import SourceUnavailableError
-from serve_app.types import Footprint
 
 T = TypeVar("T")
 
@@ -16,8 +15,15 @@ FileIdentity = tuple[str, int, int, int]
 """Path, size, modification time and inode: a file that was changed in any way is another."""
 
 
+class _Unknown:
+    """Stands for no fact, where None may be one."""
+
+
+_UNKNOWN = _Unknown()
+
+
 class KnownFiles(Generic[T]):
-    """One fact about each file."""
+    """One fact about each file. Any thread."""
 
     def __init__(self) -> None:
         self._facts: dict[FileIdentity, T] = {}
@@ -25,16 +31,14 @@ class KnownFiles(Generic[T]):
     def get(self, path: Path, inspect: Callable[[Path], T]) -> T:
         """Return what `inspect(path)` found, now or before."""
         identity = identify(path)
-        if identity not in self._facts:
-            fact = inspect(path)
-            if len(self._facts) >= _CAPACITY:
-                self._facts.clear()
-            self._facts[identity] = fact
-            return fact
-        return self._facts[identity]
-
-
-VerifiedFiles = KnownFiles[Footprint]
+        known = self._facts.get(identity, _UNKNOWN)  # once: another thread may clear them
+        if not isinstance(known, _Unknown):
+            return known
+        fact = inspect(path)
+        if len(self._facts) >= _CAPACITY:
+            self._facts.clear()
+        self._facts[identity] = fact
+        return fact
 
 
 def identify(path: Path) -> FileIdentity:

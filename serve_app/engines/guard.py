@@ -1,5 +1,6 @@
 """Turns whatever a weird file makes an engine raise into errors that clients are told."""
 
+import errno
 import logging
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -37,9 +38,14 @@ def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the memory ran out; on the CPU, torch tells so by the text alone."""
+    """Whether the memory ran out; on the CPU, torch tells so by the text alone.
+
+    The kernel tells so with an OSError, which says nothing of the file that was to be read.
+    """
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(
         words in str(error) for words in ("can't allocate memory", "not enough memory")
     )

@@ -11,7 +11,7 @@ import torch
 
 from serve_app.engines import predictors
 from serve_app.engines.base import Answer, Description, ModelInfo, ModelInput
-from serve_app.engines.files import VerifiedFiles
+from serve_app.engines.files import KnownFiles
 from serve_app.engines.memory import release_free_memory, resident_bytes
 from serve_app.engines.onnx_graph import inspect_graph
 from serve_app.engines.onnx_metadata import read_metadata
@@ -35,7 +35,7 @@ class OnnxEngine:
         """Run on `device` ("cpu" or "cuda:n") with `threads` cores per call."""
         self._device = torch.device(device)
         self._threads = threads
-        self._verified = VerifiedFiles()
+        self._verified: KnownFiles[Footprint] = KnownFiles()
 
     def verify(self, path: Path) -> Footprint:
         """Check the file without running it and estimate its footprint (loader thread).

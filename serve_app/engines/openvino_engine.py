@@ -15,11 +15,13 @@ from serve_app.engines.base import Description
 from serve_app.engines.compiled import (
     Compiled,
     CompiledError,
+    CompiledUnreadableError,
     compiled_name,
     read_compiled,
     write_compiled,
 )
 from serve_app.engines.files import KnownFiles, content_hash
+from serve_app.engines.guard import is_out_of_memory
 from serve_app.engines.memory import release_free_memory, resident_bytes
 from serve_app.engines.openvino_files import READABLE, read_graph
 from serve_app.engines.openvino_model import OpenVinoModel
@@ -106,13 +108,15 @@ class OpenVinoEngine:
         """
         if self._store is None or self.is_prepared(path):
             return False
+        name = self._name(path)
         description, own_bytes = self._inspect(path)
         blob = np.frombuffer(self._compile(path).export_model().getbuffer(), np.uint8)
         compiled = Compiled(description=description, own_bytes=own_bytes, blob=blob)
+        if self._name(path) != name:
+            logger.info("%s was replaced while it was compiled: nothing of it is kept", path)
+            return False
         try:
-            made = self._store.put(
-                self._name(path), lambda partial: write_compiled(partial, compiled)
-            )
+            made = self._store.put(name, lambda partial: write_compiled(partial, compiled))
         except IndescribableError as error:
             logger.info("%s will be compiled each time: %s", path, error)
             return False
@@ -142,6 +146,8 @@ class OpenVinoEngine:
             blob = io.BytesIO(compiled.blob.data)
             network = self._core.import_model(blob, _DEVICE, self._config)
         except RuntimeError as error:  # made by another version, or for another processor
+            if is_out_of_memory(error):
+                raise
             self._refuse(path, error)
             return None
         return OpenVinoModel(compiled.description, network, compiled.own_bytes, resident_before)
@@ -170,6 +176,9 @@ class OpenVinoEngine:
         found = self._store and self._store.find(self._name(path))
         try:
             return read_compiled(found) if found else None
+        except CompiledUnreadableError as error:
+            logger.info("the compiled model of %s is not used: %s", path, error)
+            return None
         except CompiledError as error:
             self._refuse(path, error)
             return None

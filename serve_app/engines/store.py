@@ -111,6 +111,10 @@ class ArtifactStore:
         except OSError:
             return 0
 
+    def room_bytes(self) -> int:
+        """Return how much more could be kept now without removing anything."""
+        return max(0, self.limit_bytes - self.used_bytes)
+
     def _path(self, name: str) -> Path:
         if _NAME.fullmatch(name) is None:
             raise ValueError(f"{name!r} cannot be kept: expected a file name ending in {SUFFIX}")

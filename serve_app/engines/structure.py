@@ -74,7 +74,7 @@ def rebuild(structure: Plain) -> nn.Module:
         for module, part in zip(modules, structure, strict=True):
             _fill(module, part, modules)
         rebuilt = modules[0]
-        same = _text(describe(rebuilt)) == _text(structure)
+        same = describe(rebuilt) == structure
     except (IndescribableError, MemoryError):
         raise
     except Exception as error:
@@ -198,6 +198,7 @@ def _encode_object(value: Any) -> Plain:
     kind = _name_of(type(value))
     if isinstance(value, Enum):
         return {"$enum": [_known(kind, _ENUMS), value.name]}
+    _known(kind, _OBJECTS)
     kept = value.__dict__.keys() - (_INTERNALS if isinstance(value, nn.Module) else set())
     _check_attributes(kind, kept)
     return {"$object": [kind, {name: _encode(value.__dict__[name], None) for name in sorted(kept)}]}

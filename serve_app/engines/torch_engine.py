@@ -17,6 +17,7 @@ from serve_app.engines.arena import HostArena
 from serve_app.engines.artifact import (
     Artifact,
     ArtifactError,
+    ArtifactUnreadableError,
     Header,
     artifact_name,
     read_artifact,
@@ -282,6 +283,9 @@ class TorchEngine:
         found = self._store and self._store.find(self._name(path))
         try:
             return read_header(found) if found else None
+        except ArtifactUnreadableError as error:
+            logger.info("the prepared weights of %s are not used: %s", path, error)
+            return None
         except ArtifactError as error:
             self._refuse(path, error)
             return None
@@ -290,6 +294,9 @@ class TorchEngine:
         found = self._store and self._store.find(self._name(path))
         try:
             return read_artifact(found) if found else None
+        except ArtifactUnreadableError as error:
+            logger.info("the prepared weights of %s are not used: %s", path, error)
+            return None
         except ArtifactError as error:
             self._refuse(path, error)
             return None

@@ -4,6 +4,7 @@ One block instead of some hundred allocations: opening is one copy to the device
 all of it back at once, where the C library would keep what is scattered over its heap.
 """
 
+import errno
 import functools
 import math
 import mmap
@@ -121,13 +122,24 @@ def place_tensors(tensors: Mapping[str, torch.Tensor], weights: Weights) -> None
 
 
 def allocate(nbytes: int) -> torch.Tensor:
-    """Return a block straight from the kernel, whose pages leave the process once it is freed."""
+    """Return a block straight from the kernel, whose pages leave the process once it is freed.
+
+    Raises:
+        MemoryError: there is no such block
+    """
     return torch.frombuffer(_map(max(nbytes, 1)), dtype=torch.uint8)[:nbytes]
 
 
 def _map(nbytes: int) -> mmap.mmap:
     populate = getattr(mmap, "MAP_POPULATE", 0)  # all pages at once, where the system can
-    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | populate)
+    try:
+        return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | populate)
+    except OverflowError:  # no address space is that large
+        raise MemoryError(f"{nbytes} bytes cannot be had") from None
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(f"{nbytes} bytes cannot be had") from None
+        raise
 
 
 @functools.lru_cache(4096)

@@ -1,13 +1,17 @@
 """The detectors as the ingress reaches them: a few calls over a Ray Serve handle."""
 
+import logging
 from typing import Any, TypeVar
 
+import grpc  # type: ignore[import-untyped]
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.errors import DeadlineExceededError, Failure, OverloadedError, from_failure
 from serve_app.types import ModelKey, PredictRequest, PredictResult, ReplicaReport
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -74,6 +78,13 @@ class ServeBackend:
             except RayActorError:
                 if last:
                     raise OverloadedError("the detector replicas are being replaced") from None
+            except grpc.RpcError as error:
+                # Ray passes on whatever gRPC says, but for a replica that is gone: a message over
+                # its limit, a stream that broke. Trying again would send the same once more.
+                logger.exception("the call of %s for %s failed on its way", method, key)
+                raise OverloadedError(
+                    "the way to the detector replica failed: try again later, or send less at once"
+                ) from error
         raise AssertionError("unreachable")
 
     async def _broadcast(self, method: str, *arguments: object, timeout_s: float) -> list[Any]:

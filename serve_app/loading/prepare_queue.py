@@ -1,8 +1,8 @@
 """Which file is to be prepared next, and which never again; decides only, reads no file."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from serve_app.engines.files import FileIdentity
 
@@ -38,19 +38,27 @@ class PrepareQueue:
     def __bool__(self) -> bool:
         return bool(self._urgent or self._wanted)
 
-    def want(self, paths: Iterable[Path]) -> None:
+    def want(self, paths: Iterable[str]) -> None:
         """Replace all that waits, except what was urged."""
-        self._wanted = dict.fromkeys(map(str, paths))
+        self._wanted = dict.fromkeys(paths)
 
-    def urge(self, path: Path) -> None:
+    def want_no_more(self) -> int:
+        """Drop all that is only wanted, and return how many those were."""
+        dropped = len(self._wanted.keys() - self._urgent.keys())
+        self._wanted = {}
+        return dropped
+
+    def urge(self, path: str) -> None:
         """Let `path` go before what is only wanted."""
-        self._urgent[str(path)] = None
+        self._urgent[path] = None
 
-    def peek(self) -> Path | None:
-        """Return whose turn it is."""
-        for path in (*self._urgent, *self._wanted):
-            return Path(path)
-        return None
+    def is_urged(self, path: str) -> bool:
+        """Whether `path` is more than wanted."""
+        return path in self._urgent
+
+    def peek(self, count: int = 1) -> list[str]:
+        """Return the next in turn, at most `count`."""
+        return list(itertools.islice(itertools.chain(self._urgent, self._wanted), count))
 
     def is_due(self, identity: FileIdentity) -> bool:
         """Whether the file in the queue is to be prepared; if not, `drop` it."""
@@ -63,20 +71,20 @@ class PrepareQueue:
             return True
         return identity[0] in self._urgent and self._clock() - record.settled_at >= _AGAIN_AFTER_S
 
-    def drop(self, path: Path) -> None:
+    def drop(self, path: str) -> None:
         """Take `path` out of the queue."""
-        self._urgent.pop(str(path), None)
-        self._wanted.pop(str(path), None)
+        self._urgent.pop(path, None)
+        self._wanted.pop(path, None)
 
     def settle(self, identity: FileIdentity) -> None:
         """The file is prepared, or needs not be."""
         self._records[identity[0]] = _Record(identity, settled_at=self._clock())
-        self.drop(Path(identity[0]))
+        self.drop(identity[0])
 
     def refuse(self, identity: FileIdentity) -> None:
         """The file cannot be prepared; it is set aside until it changes."""
         self._records[identity[0]] = _Record(identity, refused=True)
-        self.drop(Path(identity[0]))
+        self.drop(identity[0])
 
     def fail(self, identity: FileIdentity) -> bool:
         """Preparing failed, perhaps not by the file's fault: it may try once more, after others.
@@ -92,6 +100,6 @@ class PrepareQueue:
         if record.failures >= _ATTEMPTS:
             self.refuse(identity)
             return True
-        self.drop(Path(path))
+        self.drop(path)
         self._wanted[path] = None
         return False

@@ -31,6 +31,10 @@ _FOLDER_SOURCE = "folder"
 _SUFFIXES = {f".{model_format}" for model_format in ModelFormat}
 _LOCK_FILE = ".preparer.lock"
 _LONGEST_PAUSE_S = 60.0
+_CHUNK = 256
+"""Files looked at in one go: a hop to a thread for each of 10,000 known ones would take seconds."""
+_LARGEST_RATIO = 2
+"""Prepared weights over the file: fp16, in which checkpoints are mostly kept, becomes fp32."""
 
 
 class Preparer:
@@ -69,17 +73,23 @@ class Preparer:
         self._closed = store.limit_bytes <= 0
         self._losses = 0
         self._complained = False
+        self._room_bytes = 0  # at least so much is left in the store; looking takes a while
 
     def wanted(self, specs: Iterable[ModelSpec]) -> None:
-        """All versions that there are now; those in a folder are prepared in this order."""
+        """All versions that there are now.
+
+        Those in a folder are prepared in this order as long as the store has room. One that is
+        full is left to those that are opened: a fleet that it cannot hold would have its files
+        written in turn, each removing another's.
+        """
         if not self._closed:
-            self._queue.want(Path(spec.location) for spec in specs if spec.source == _FOLDER_SOURCE)
+            self._queue.want(spec.location for spec in specs if spec.source == _FOLDER_SOURCE)
             self._wake()
 
     def opened(self, path: Path) -> None:
         """A file that has just been opened the plain way: it goes first."""
         if not self._closed and path.suffix in _SUFFIXES:
-            self._queue.urge(path)
+            self._queue.urge(str(path))
             self._wake()
 
     async def aclose(self) -> None:
@@ -115,6 +125,7 @@ class Preparer:
         await asyncio.to_thread(self._store.folder.mkdir, parents=True, exist_ok=True)
         async with node_lock(self._store.folder / _LOCK_FILE, poll_s=self._poll_s) as lock:
             await asyncio.to_thread(self._store.tidy)
+            self._room_bytes = 0  # another replica may have used it
             async with prepare_process(
                 self._command, stall_limit_s=self._stall_limit_s, keep_open=(lock,)
             ) as worker:
@@ -124,6 +135,7 @@ class Preparer:
     async def _prepare(self, worker: PrepareProcess, identity: FileIdentity) -> None:
         if not worker.is_alive:  # not this file's fault
             raise WorkerLostError("the idle worker has ended")
+        self._room_bytes -= _prepared_bytes(identity)
         try:
             outcome = await worker.prepare(Path(identity[0]))
         except WorkerLostError as error:
@@ -144,16 +156,32 @@ class Preparer:
 
     async def _next(self) -> FileIdentity | None:
         """Return the file whose turn it is; it stays in the queue."""
-        while (path := self._queue.peek()) is not None:
-            try:
-                identity = await asyncio.to_thread(identify, path)
-            except SourceUnavailableError:  # it is gone, so nobody needs it
-                self._queue.drop(path)
-                continue
-            if self._queue.is_due(identity):
-                return identity
-            self._queue.drop(path)
+        count = 1  # mostly the first is due
+        while paths := self._queue.peek(count):
+            identities = await asyncio.to_thread(_identify, paths)
+            for path, identity in zip(paths, identities, strict=True):
+                if identity is None or not self._queue.is_due(identity):
+                    self._queue.drop(path)
+                elif self._queue.is_urged(path) or await self._has_room(identity):
+                    return identity
+                else:
+                    break
+            count = _CHUNK
         return None
+
+    async def _has_room(self, identity: FileIdentity) -> bool:
+        """Whether the store takes a file that is only wanted; if not, none is any more."""
+        needed_bytes = _prepared_bytes(identity)
+        if self._room_bytes < needed_bytes:
+            self._room_bytes = await asyncio.to_thread(self._store.room_bytes)
+        if self._room_bytes >= needed_bytes:
+            return True
+        logger.info(
+            "%s holds all that prepared_bytes allows: %d models are prepared only when opened",
+            self._store.folder,
+            self._queue.want_no_more(),
+        )
+        return False
 
     async def _next_or_idle(self) -> FileIdentity | None:
         """Like `_next`, but waits a while for something to come up."""
@@ -184,6 +212,22 @@ class Preparer:
 def pause_after(losses: int, first_s: float) -> float:
     """Return how long to wait after so many lost workers in a row, in seconds."""
     return float(min(first_s * 2 ** min(losses - 1, 32), _LONGEST_PAUSE_S))
+
+
+def _prepared_bytes(identity: FileIdentity) -> int:
+    """Return what a file's prepared weights may take."""
+    return _LARGEST_RATIO * identity[1]
+
+
+def _identify(paths: Sequence[str]) -> list[FileIdentity | None]:
+    """Identify files (any thread); None for one that is gone, so that nobody needs it."""
+    found: list[FileIdentity | None] = []
+    for path in paths:
+        try:
+            found.append(identify(Path(path)))
+        except SourceUnavailableError:
+            found.append(None)
+    return found
 
 
 def _tell_set_aside(identity: FileIdentity, reason: str) -> None:

@@ -98,7 +98,7 @@ class Batcher:
         Args:
             streams: run the models
             decode: makes a picture of its bytes (decoder thread)
-            decoded_bytes: what that takes at most, by the header (decoder thread)
+            decoded_bytes: about what that takes, by the header (decoder thread)
             max_decoded_bytes: what decoded pictures may take; one is always allowed
             clock: seconds, also of the deadlines
         """

@@ -137,6 +137,17 @@ def test_a_gpu_that_is_not_there_is_refused(config: Config) -> None:
         preflight.check_device(config, gpus=0)
 
 
+def test_actor_options_that_replace_ours_are_warned_of(config: Config) -> None:
+    """Ray does not merge them: a GPU and the allocator's settings would be lost without a word."""
+    assert preflight.warnings(config) == []
+    _detector(config)["ray_actor_options"] = {"num_cpus": 2}
+    preflight.check_config(config)
+    (line,) = preflight.warnings(config)
+    assert line.startswith("Detector.ray_actor_options replaces all of ours")
+    config["applications"][0]["deployments"][0]["name"] = "Ingress"
+    assert preflight.warnings(config) == []
+
+
 def test_tls_is_noticed(config: Config) -> None:
     """HAProxy would serve the same port without it."""
     assert not preflight.speaks_tls(config)

@@ -58,6 +58,15 @@ def test_more_pins_and_preloads_than_max_models_is_a_contradiction() -> None:
         config.check_count([a, b])
 
 
+@pytest.mark.parametrize("size", ["2GiB", 2**31, "3GB"])
+def test_a_body_larger_than_a_message_between_replicas_is_refused(size: str | int) -> None:
+    """Each one would fail on its way to a detector."""
+    with pytest.raises(SettingsError, match=r"^max_body_bytes: \d+ bytes .* less than 2GiB"):
+        AppArgs.parse({"max_body_bytes": size, "max_inflight_bytes": "8GiB"})
+    allowed = AppArgs.parse({"max_body_bytes": 2**31 - 1, "max_inflight_bytes": "2GiB"})
+    assert allowed.max_body_bytes == 2**31 - 1
+
+
 @pytest.mark.parametrize("reference", ["", "../etc", "a@b@c", "a b", 7])
 def test_malformed_references_are_refused(reference: object) -> None:
     """A pin must be a model reference."""

@@ -1,5 +1,7 @@
 """The environment that Ray is started in: HAProxy where it can work, and the user's own first."""
 
+import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -83,10 +85,23 @@ def test_a_binary_that_does_not_run_is_no_haproxy(tmp_path: Path) -> None:
 
 def test_ports_are_free_and_given_once() -> None:
     """HAProxy's own must differ from each other and from the one clients use."""
-    pick = tuning.port_picker(taken=[8000])
+    pick = tuning.port_picker(taken=[20_007])
     ports = [pick() for _ in range(20)]
     assert len(set(ports)) == 20
-    assert 8000 not in ports
+    assert 20_007 not in ports
+    assert all(20_000 <= port < 30_000 for port in ports)
+    assert ports != sorted(ports), "servers that start together must not all take the first"
+
+
+def test_a_port_that_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And when all are, that is said."""
+    first = tuning.port_picker(taken=[])()
+    monkeypatch.setattr(tuning, "PORTS", range(first, first + 1))
+    assert tuning.port_picker(taken=[])() == first
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", first))
+        with pytest.raises(OSError, match=f"no free port from {first} to {first} for HAProxy"):
+            tuning.port_picker(taken=[])()
 
 
 def test_the_folder_is_private_and_its_path_short() -> None:

@@ -1,5 +1,7 @@
 """The watcher: running, failed, unreadable, stopped."""
 
+import socket
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 from ray.serve.schema import ApplicationStatus
 
 from serve_app import watcher
-from serve_app.watcher import Watcher, reason
+from serve_app.watcher import Watcher, reason, unreachable
 
 
 def _state(status: ApplicationStatus, message: str = "", deployment: str = "") -> SimpleNamespace:
@@ -15,9 +17,12 @@ def _state(status: ApplicationStatus, message: str = "", deployment: str = "") -
     return SimpleNamespace(status=status, message=message, deployments=deployments)
 
 
-def _watch(monkeypatch: pytest.MonkeyPatch, *states: object) -> tuple[Watcher, list[str]]:
+def _watch(
+    monkeypatch: pytest.MonkeyPatch, *states: object, wrong: Sequence[str] = ()
+) -> tuple[Watcher, list[str]]:
     """Run a watcher in this thread over what Serve says, one poll after the other."""
     told: list[str] = []
+    wrongs = iter(wrong)
     polls: Any = iter(states)
 
     def status() -> SimpleNamespace:
@@ -30,6 +35,7 @@ def _watch(monkeypatch: pytest.MonkeyPatch, *states: object) -> tuple[Watcher, l
     monkeypatch.setattr("ray.serve.status", status)
     watched = Watcher(
         ["yolo"],
+        unreachable=lambda: next(wrongs, None),
         on_running=lambda: told.append("running"),
         on_failure=lambda: told.append("failed"),
         say=told.append,
@@ -51,6 +57,27 @@ def test_a_running_application_is_told_of(monkeypatch: pytest.MonkeyPatch) -> No
     assert watched.failure is None
 
 
+def test_a_server_that_nobody_reaches_is_not_told_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve calls it running before its port is bound: it is tried again, then said once."""
+    running = _state(ApplicationStatus.RUNNING)
+    _, told = _watch(monkeypatch, running, wrong=["no"] * 3)
+    assert told == ["running"]
+    monkeypatch.setattr(watcher, "REACH_PATIENCE_S", -1.0)
+    _, told = _watch(monkeypatch, running, wrong=["nothing answers"] * 3)
+    assert told == ["the applications run, but nothing answers", "running"]
+
+
+def test_unreachable_tries_a_connection() -> None:
+    """The address and the system's own word are said."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        wrong = unreachable("127.0.0.1", port)
+        assert f"nothing answers at 127.0.0.1:{port} (Connection refused)" in (wrong or "")
+        listener.listen()
+        assert unreachable("127.0.0.1", port) is None
+
+
 def test_a_failed_deployment_is_told_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a whole stack trace the last error line counts."""
     trace = "Traceback (most recent call last):\nmod.FirstError: a\nmod.SomeError: the cause"
@@ -69,7 +96,13 @@ def test_a_serve_that_cannot_be_asked_is_a_failure(monkeypatch: pytest.MonkeyPat
 
 def test_a_stopped_watcher_asks_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """A poll after Ray's shutdown would start a new Ray."""
-    watched = Watcher(["yolo"], on_running=lambda: None, on_failure=lambda: None, say=print)
+    watched = Watcher(
+        ["yolo"],
+        unreachable=lambda: None,
+        on_running=lambda: None,
+        on_failure=lambda: None,
+        say=print,
+    )
     watched.stop()
     monkeypatch.setattr("ray.serve.status", lambda: pytest.fail("it asked"))
     watched.run()

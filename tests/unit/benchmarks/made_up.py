@@ -14,7 +14,7 @@ RATES = {
     plan.AUTO: 14.0,
     plan.FP32: 9.0,
     plan.STOCK: 2.0,
-    plan.DOCUMENTED: 1.5,
+    plan.DOCUMENTED: 1.9,
     plan.ARTICLE: 2.5,
     plan.ALL: 15.0,
 }

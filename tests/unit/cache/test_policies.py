@@ -8,6 +8,7 @@ from tests.unit.cache.fakes import (
     A,
     B,
     C,
+    Client,
     D,
     E,
     FakeClock,
@@ -16,6 +17,7 @@ from tests.unit.cache.fakes import (
     FakePrepared,
     Recorder,
     sizes,
+    spin,
 )
 
 Cache = ModelCache[FakePrepared, FakeModel]
@@ -221,6 +223,40 @@ async def test_unloading_by_hand_does_not_age_the_others(
     await load(cache, C)  # worth 1: the clock still stands at nought
     await load(cache, D)
     assert cache.keys() == {B, D}
+
+
+class _Told(LRU):
+    """Remembers which evictions it is told of."""
+
+    def __init__(self) -> None:
+        self.gone: list[ModelKey] = []
+
+    def evicted(self, usage: Usage) -> None:
+        self.gone.append(usage.key)
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_the_policy_is_told_when_a_model_really_goes(
+    stays: bool, observer: Recorder, clock: FakeClock
+) -> None:
+    """One in use that was to go may stay after all; its worth would be held against the others."""
+    policy = _Told()
+    cache = make(CacheLimits(4), policy, observer, clock)
+    busy, hasty = Client(cache, A), Client(cache, C, timeout_s=50)
+    await spin()
+    clock.advance(2)  # beyond the patience with models in use
+    late = Client(cache, A)
+    await spin()
+    assert [model.state for model in cache.snapshot()] == ["evicting", "loading"]
+    assert policy.gone == []
+    if stays:
+        clock.advance(50)
+        await spin()
+        assert hasty.error is not None
+    busy.leave()
+    await spin()
+    assert policy.gone == ([] if stays else [A])
+    assert (hasty.holds, late.holds) == (not stays, stays)
 
 
 async def test_a_policy_is_changed_in_place(observer: Recorder, clock: FakeClock) -> None:

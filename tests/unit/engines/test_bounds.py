@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import Compose
 from ultralytics.nn import tasks
 from ultralytics.nn.modules.block import TorchVision
 
@@ -76,12 +77,12 @@ def test_whatever_the_opcode(hostile: bytes, words: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("reader", READERS)
 def test_plain_tensors_are_small(reader: Callable[[Path], object], tmp_path: Path) -> None:
-    """One number seen 16 million times would be copied, and told number by number."""
+    """One number seen a million times would be copied, and told number by number."""
     module = build(STRUCTURES["tiny-detect"])
-    module.model[-1].stride = torch.zeros(1).expand(2**24)
+    module.model[-1].stride = torch.zeros(1).expand(2**20)
     path = save_unsafely(module, tmp_path / "model.pt")
 
-    assert "16777216 numbers" in refusal(reader, path)
+    assert "1048576 numbers" in refusal(reader, path)
 
 
 def nest_modules(depth: int) -> nn.Module:
@@ -100,7 +101,23 @@ def nest_lists(depth: int) -> list[Any]:
     return inner
 
 
-@pytest.mark.parametrize("nest", [nest_modules, nest_lists])
+def nest_transforms(depth: int) -> Compose:
+    """Return a transform in which each level holds the next twice."""
+    inner = Compose([])
+    for _ in range(depth):
+        inner = Compose([inner, inner])
+    return inner
+
+
+def nest_once(depth: int) -> list[Any]:
+    """Return a list in which each level holds the next once, three times as deep."""
+    inner: list[Any] = []
+    for _ in range(3 * depth):
+        inner = [inner]
+    return inner
+
+
+@pytest.mark.parametrize("nest", [nest_modules, nest_lists, nest_transforms, nest_once])
 @pytest.mark.parametrize("reader", READERS)
 def test_structures_do_not_unfold_for_ever(
     reader: Callable[[Path], object], nest: Callable[[int], Any], tmp_path: Path
@@ -111,6 +128,41 @@ def test_structures_do_not_unfold_for_ever(
     path = save_unsafely(module, tmp_path / "model.pt")
 
     assert "structure is larger" in refusal(reader, path)
+
+
+def repeat_text(module: nn.Module) -> None:
+    """Let a module hold a long text a thousand times over."""
+    module.__dict__["texts"] = ["a" * 100_000] * 1000
+
+
+def repeat_key(module: nn.Module) -> None:
+    """Let a module hold a long key a thousand times over."""
+    module.__dict__["tables"] = [{"a" * 100_000: None}] * 1000
+
+
+def repeat_tensor(module: nn.Module) -> None:
+    """Let a module hold a tensor, small by itself, under two thousand names."""
+    numbers = torch.zeros(4096)
+    module.__dict__.update({f"numbers{index}": numbers for index in range(2000)})
+
+
+def repeat_shape(module: nn.Module) -> None:
+    """Let a module hold a parameter of many dimensions under many names."""
+    blank = nn.Parameter(torch.zeros((1,) * 1000), requires_grad=False)
+    module._parameters.update({f"blank{index}": blank for index in range(5000)})
+
+
+@pytest.mark.parametrize("repeat", [repeat_text, repeat_key, repeat_tensor, repeat_shape])
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_told_of_a_structure_is_bounded(
+    reader: Callable[[Path], object], repeat: Callable[[nn.Module], None], tmp_path: Path
+) -> None:
+    """A file holds such a thing once; a description would tell it each time."""
+    module = build(STRUCTURES["tiny-detect"])
+    repeat(module.model[0])
+    path = save_unsafely(module, tmp_path / "model.pt")
+
+    assert "numbers and characters outside its parameters" in refusal(reader, path)
 
 
 @pytest.mark.parametrize(

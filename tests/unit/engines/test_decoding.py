@@ -1,6 +1,8 @@
 """Pictures are decoded to what Ultralytics reads from a file, or refused; bytes never crash."""
 
 import io
+import logging
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from ultralytics.utils.patches import imread
 
-from serve_app.engines.decoding import decode_image
-from serve_app.errors import ImageTooLargeError, InvalidImageError
+from serve_app.engines import decoding
+from serve_app.engines.decoding import decode_guarded, decode_image, decoded_bytes
+from serve_app.errors import ImageTooLargeError, InvalidImageError, OverloadedError
 from tests.support.checkpoints import BUS, ZIDANE
 
 PHOTO = Image.open(BUS).resize((203, 271))
@@ -35,6 +38,16 @@ def rotated(kind: str, orientation: int) -> bytes:
     return pillow(kind, exif=exif)
 
 
+def broken_exif() -> bytes:
+    """Return a sound picture whose EXIF block ends in its own header."""
+    data = pillow("JPEG", dpi=(72, 72))
+    jfif_end = 4 + int.from_bytes(data[4:6])
+    exif = b"Exif\0\0" + b"II+\0\x08\0\0\0"
+    return (
+        data[:jfif_end] + struct.pack(">2sH", b"\xff\xe1", len(exif) + 2) + exif + data[jfif_end:]
+    )
+
+
 def opencv(suffix: str, pixels: npt.NDArray[np.uint16]) -> bytes:
     """Return pixels as OpenCV writes them."""
     return cv2.imencode(suffix, pixels)[1].tobytes()
@@ -50,6 +63,7 @@ CASES: dict[str, Callable[[], bytes]] = {
     "cmyk.jpg": lambda: pillow("JPEG", "CMYK"),
     **{f"rotated{n}.jpg": lambda n=n: rotated("JPEG", n) for n in range(1, 9)},  # type: ignore[misc]
     **{f"rotated{n}.png": lambda n=n: rotated("PNG", n) for n in (3, 6)},  # type: ignore[misc]
+    "broken-exif.jpg": broken_exif,
     "rotated6.webp": lambda: rotated("WEBP", 6),
     "rotated6.tiff": lambda: rotated("TIFF", 6),
     "rgb.png": lambda: pillow("PNG"),
@@ -130,6 +144,77 @@ def test_decompression_bomb_is_refused() -> None:
 
     with pytest.raises(ImageTooLargeError):
         decode_image(buffer.getvalue(), max_pixels=50_000_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "per_pixel"),
+    [("rgb.png", 8), ("cmyk.jpg", 8), ("photo.webp", 8), ("444.jpg", 3), ("grey.jpg", 3)],
+)
+def test_odd_pictures_are_expected_to_take_more(name: str, per_pixel: int) -> None:
+    """Those that are decoded twice, and by libraries that keep more than three bytes."""
+    assert decoded_bytes(CASES[name]()) == per_pixel * 203 * 271
+    assert decoded_bytes(b"nothing") == 0
+
+
+def test_pillows_pixels_go_before_opencv_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or an odd picture would take twice its size."""
+    opened: list[Image.Image] = []
+    open_image, imdecode = decoding._open_image, cv2.imdecode
+
+    def remember(file: io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
+        opened.append(open_image(file, formats=formats))
+        return opened[-1]
+
+    def look(encoded: npt.NDArray[np.uint8], flags: int) -> object:
+        with pytest.raises(ValueError, match="closed"):
+            opened[-1].im  # noqa: B018
+        return imdecode(encoded, flags)
+
+    monkeypatch.setattr(decoding, "_open_image", remember)
+    monkeypatch.setattr(cv2, "imdecode", look)
+    assert decode_image(CASES["rgb.png"]()).shape == (271, 203, 3)
+    assert len(opened) == 1
+
+
+def _raise(error: Exception) -> Callable[[bytes], int]:
+    def function(_: bytes) -> int:
+        raise error
+
+    return function
+
+
+def test_guard_blames_the_picture_for_what_nobody_thought_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Logged with its traceback; what is told already stays as it is."""
+    assert decode_guarded(len, b"abc") == 3
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(InvalidImageError, match=r"ZeroDivisionError.*save it anew"),
+    ):
+        decode_guarded(_raise(ZeroDivisionError()), b"")
+    assert caplog.records[0].exc_info is not None
+    with pytest.raises(ImageTooLargeError, match="as it is"):
+        decode_guarded(_raise(ImageTooLargeError("as it is")), b"")
+
+
+def test_guard_does_not_blame_the_picture_for_missing_memory() -> None:
+    """The client may ask again."""
+    with pytest.raises(OverloadedError, match="no memory"):
+        decode_guarded(_raise(MemoryError()), b"")
+
+
+def test_opencv_without_memory_is_no_invalid_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so by a code of its own error."""
+
+    def imdecode(*_: object) -> None:
+        error = cv2.error("Failed to allocate")
+        error.code = cv2.Error.StsNoMem
+        raise error
+
+    monkeypatch.setattr(cv2, "imdecode", imdecode)
+    with pytest.raises(MemoryError):
+        decode_image(CASES["rgb.png"]())
 
 
 SEEDS = [

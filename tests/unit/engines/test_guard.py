@@ -1,5 +1,7 @@
 """Whose fault a failure is: the file's, or a lack of memory."""
 
+import errno
+
 import pytest
 import torch
 
@@ -29,6 +31,8 @@ def test_torch_without_memory_on_the_cpu_is_overload() -> None:
         (MemoryError(), OverloadedError),
         (RuntimeError("DefaultCPUAllocator: not enough memory"), OverloadedError),
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), OverloadedError),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), OverloadedError),
+        (OSError(errno.EIO, "Input/output error"), ModelBrokenError),
         (RuntimeError("shape mismatch"), ModelBrokenError),
         (ValueError("not enough memory"), ModelBrokenError),
     ],

@@ -1,16 +1,20 @@
 """OpenVINO answers as Ultralytics does, and imports what it compiled once."""
 
+import json
 import os
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from serve_app.engines.compiled import CompiledError, read_compiled
+from serve_app.engines import compiled
+from serve_app.engines.compiled import CompiledError, CompiledUnreadableError, read_compiled
 from serve_app.engines.openvino_engine import OpenVinoEngine
 from serve_app.engines.store import ArtifactStore
 from serve_app.errors import ModelBrokenError
@@ -184,6 +188,124 @@ def test_damaged_compiled_model_is_made_anew(
     assert not kept.exists()
     assert engine.prepare(path)
     model.close()
+
+
+@pytest.mark.parametrize("moment", ["_inspect", "_compile"])
+def test_file_replaced_meanwhile_is_not_mistaken(
+    moment: str,
+    checkpoints: CheckpointFolder,
+    store: ArtifactStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is kept: it would be taken for the other file ever after."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(checkpoints("tiny-detect", seed=1, imgsz=96).read_bytes())
+    other = tmp_path / "other.pt"
+    other.write_bytes(checkpoints("tiny-detect", seed=2, imgsz=96).read_bytes())
+    engine = OpenVinoEngine(ModelFormat.PT, store=store)
+    proceed = getattr(engine, moment)
+
+    def replace_and_proceed(path: Path) -> object:
+        done = proceed(path)
+        os.replace(other, path)
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, moment, replace_and_proceed)
+        assert not engine.prepare(path)
+
+    assert store.used_bytes == 0
+    assert engine.prepare(path)
+
+
+def test_compiled_model_that_cannot_be_read_now_is_kept(
+    checkpoints: CheckpointFolder, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the disk says nothing of its content."""
+    path = checkpoints("tiny-detect", imgsz=96)
+    engine = OpenVinoEngine(ModelFormat.PT, store=store)
+    engine.prepare(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "find", lambda _name: Path("/proc/self/mem"))
+        engine.open(path).close()
+
+    assert engine.is_prepared(path)
+
+
+@pytest.mark.parametrize("path", ["/proc/self/mem", "/nowhere/at/all"])
+def test_what_cannot_be_read_is_not_called_damaged(path: str) -> None:
+    """It is told apart from what is."""
+    with pytest.raises(CompiledUnreadableError):
+        read_compiled(Path(path))
+
+
+def test_lack_of_memory_spoils_no_compiled_model(
+    checkpoints: CheckpointFolder, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither on reading it, nor on importing it."""
+    path = checkpoints("tiny-detect", imgsz=96)
+    OpenVinoEngine(ModelFormat.PT, store=store).prepare(path)
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise MemoryError
+
+    def fail_inside(*_arguments: object) -> None:
+        raise RuntimeError("not enough memory")
+
+    engine = OpenVinoEngine(ModelFormat.PT, store=store)
+    with monkeypatch.context() as patched:
+        patched.setattr(compiled, "safe_open", fail)
+        with pytest.raises(MemoryError):
+            engine.open(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "_core", SimpleNamespace(import_model=fail_inside))
+        patched.setattr(engine, "_name", lambda _path: next(store.folder.iterdir()).name)
+        with pytest.raises(RuntimeError, match="memory"):
+            engine.open(path)
+
+    assert engine.is_prepared(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("description", "[" * 100_000),
+        ("description", '{"imgsz": [Infinity, 1], "kpt_shape": null, "task": "detect"}'),
+        ("own_bytes", "many"),
+    ],
+)
+def test_hostile_compiled_model_is_refused(
+    name: str, word: str, checkpoints: CheckpointFolder, store: ArtifactStore
+) -> None:
+    """Checksums are no signatures: whoever can write the folder can make them."""
+    path = checkpoints("tiny-detect", imgsz=96)
+    OpenVinoEngine(ModelFormat.PT, store=store).prepare(path)
+    (kept,) = store.folder.glob("*.safetensors")
+    forge_compiled(kept, {})
+    read_compiled(kept)
+    forge_compiled(kept, {name: word})
+
+    with pytest.raises(CompiledError):
+        read_compiled(kept)
+
+
+def forge_compiled(kept: Path, words: dict[str, str]) -> None:
+    """Write other words beside the compiled model, with the checksum that they should have."""
+    tensors = load_file(kept)
+    data = kept.read_bytes()
+    content = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    content.update(words)
+    content["checksum"] = compiled._checksum(content, tensors["compiled"])
+    save_file(tensors, kept, metadata=content)
+
+
+def test_pipe_is_no_compiled_model(tmp_path: Path) -> None:
+    """It is not waited for."""
+    os.mkfifo(tmp_path / "pipe.safetensors")
+
+    with pytest.raises(CompiledError, match="no regular file"):
+        read_compiled(tmp_path / "pipe.safetensors")
 
 
 def test_footprint_is_measured_and_bounded(checkpoints: CheckpointFolder) -> None:

@@ -61,6 +61,14 @@ def test_what_is_put_is_found(tmp_path: Path) -> None:
     assert _names(store.folder) == []
 
 
+def test_room_is_what_is_left(tmp_path: Path) -> None:
+    """Never less than nothing."""
+    _put_all(ArtifactStore(tmp_path, 3 * KIB), 1, 2)
+    assert ArtifactStore(tmp_path, 3 * KIB).room_bytes() == KIB
+    assert ArtifactStore(tmp_path, KIB).room_bytes() == 0
+    assert ArtifactStore(tmp_path / "missing", KIB).room_bytes() == KIB
+
+
 def test_least_recently_used_files_make_room(tmp_path: Path) -> None:
     """Being found is being used."""
     store = ArtifactStore(tmp_path, 3 * KIB)

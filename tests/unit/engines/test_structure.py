@@ -1,13 +1,21 @@
 """A structure is said in plain data, and rebuilt from them without running anything of a file."""
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
+from torchvision.transforms import (
+    CenterCrop,
+    Compose,
+    Normalize,
+    RandomHorizontalFlip,
+    Resize,
+    ToTensor,
+)
 
 from serve_app.engines.checkpoint import read_model
 from serve_app.engines.graphs import take_tensors
@@ -78,9 +86,11 @@ def test_odd_values_survive() -> None:
         lambda module: module.register_forward_hook(print),
         lambda module: setattr(module, "helper", object()),
         lambda module: setattr(module, "helper", lambda: None),
+        lambda module: setattr(module, "helper", json.dumps),
+        lambda module: setattr(module, "number", 2**64),
         lambda module: setattr(module, "method", nn.ReLU().forward),
     ],
-    ids=["hook", "object", "lambda", "method of another"],
+    ids=["hook", "object", "lambda", "function", "number", "method of another"],
 )
 def test_what_plain_data_cannot_say_is_refused(spoil: Callable[[nn.Module], object]) -> None:
     """Rather than left out."""
@@ -108,7 +118,12 @@ def part(**changes: object) -> dict[str, Any]:
         [part(**{"class": "torch.nn.modules.module.register_module_forward_hook"})],
         [part(attributes={"act": {"$function": "os.system"}})],
         [part(attributes={"act": {"$function": "torch.hub.load"}})],
+        [part(attributes={"act": {"$function": "torch.nn.functional.boolean_dispatch"}})],
+        [part(attributes={"act": {"$function": "ultralytics.nn.tasks.colorstr"}})],
         [part(attributes={"act": {"$method": "__reduce__"}})],
+        [part(attributes={"_forward_hooks": {"$dict": [[0, 1]]}})],
+        [part(_parameters=7)],
+        [part(attributes={"_parameters": 7})],
         [part(attributes={"act": {"$object": ["subprocess.Popen", {}]}})],
         [part(attributes={"act": {"$enum": ["os.system", "name"]}})],
         [part(attributes={"act": {"$unknown": 1}})],
@@ -136,3 +151,71 @@ def test_transforms_survive() -> None:
     picture = torch.rand(3, 300, 260)
     first, second = (Compose([c.transforms[0], c.transforms[1]]) for c in (transforms, again))
     assert torch.equal(first(picture), second(picture))
+
+
+def test_functions_are_those_of_networks() -> None:
+    """Defined where networks find theirs: what such a module merely imported may do anything."""
+    for name in ("torch.nn.functional.boolean_dispatch", "ultralytics.nn.tasks.colorstr"):
+        with pytest.raises(IndescribableError, match="of no known kind"):
+            rebuild([part(attributes={"act": {"$function": name}})])
+
+
+def test_data_have_nothing_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some modules install packages as they are imported."""
+    name = "ultralytics.nn.backends.hailo"
+    monkeypatch.delitem(sys.modules, name)
+
+    with pytest.raises(IndescribableError):
+        rebuild([part(**{"class": f"{name}.HailoBackend"})])
+
+    assert name not in sys.modules
+
+
+def made(name: str, **attributes: object) -> dict[str, Any]:
+    """Return an object of torchvision's as plain data."""
+    return {"$object": [f"torchvision.transforms.transforms.{name}", attributes]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        made("RandomHorizontalFlip", p=0.5),
+        made("Lambda", lambd={"$function": "torch.nn.functional.relu"}),
+        made("Compose", transforms=[{"$function": "torch.nn.functional.relu"}]),
+        made("Compose", transforms=[{"$method": "forward"}]),
+        made("Compose", transforms=[], forward=None),
+        made("ToTensor", __class__=None),
+        made("CenterCrop", size=1, training=True, _forward_hooks={"$dict": []}),
+        made("CenterCrop", size=1, training=True, _modules={"$dict": []}),
+        made("CenterCrop", size={"$float": "1.0"}, training=True),
+        made("CenterCrop", size={"$float": [1]}, training=True),
+        {"$enum": ["torchvision.transforms.autoaugment.AutoAugmentPolicy", "IMAGENET"]},
+        {"$enum": ["torchvision.transforms.functional.InterpolationMode", "nothing"]},
+        {"$object": ["torchvision.transforms.functional.InterpolationMode", {}]},
+        {"$function": "torch.nn.functional.relu"},
+        {"a": 1},
+    ],
+)
+def test_foreign_objects_are_refused(data: object) -> None:
+    """Only what a classifier's transforms are made of, exactly as it was written."""
+    with pytest.raises(IndescribableError):
+        decode_object(data)
+
+
+def test_deep_data_are_refused() -> None:
+    """Whatever that raises."""
+    data: list[Any] = []
+    for _ in range(5000):
+        data = [data]
+
+    with pytest.raises(IndescribableError):
+        decode_object(data)
+    with pytest.raises(IndescribableError):
+        rebuild([part(attributes={"act": data})])
+
+
+@pytest.mark.parametrize("transform", [RandomHorizontalFlip(), print, nn.functional.relu])
+def test_objects_that_could_not_be_read_again_are_not_written(transform: object) -> None:
+    """Else they would be written again and again."""
+    with pytest.raises(IndescribableError):
+        encode_object(Compose([transform]))

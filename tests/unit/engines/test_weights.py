@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+import pytest
 import torch
 
-from serve_app.engines.weights import Layout, Weights, lay_out
+from serve_app.engines.weights import Layout, Weights, allocate, lay_out
 
 CPU = torch.device("cpu")
 
@@ -102,6 +103,13 @@ def test_weights_stay_where_they_are() -> None:
     moved = weights.to(torch.device("meta"))
     assert moved.tensors["a"].is_meta
     assert moved.layout is weights.layout
+
+
+@pytest.mark.parametrize("nbytes", [2**60, 2**70])
+def test_lack_of_memory_is_told_as_such(nbytes: int) -> None:
+    """The kernel's error for it is one of files, which would put the blame on the model."""
+    with pytest.raises(MemoryError):
+        allocate(nbytes)
 
 
 def test_closing_drops_the_tensors() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve._private.common import DeploymentID
@@ -102,6 +103,16 @@ async def test_no_free_replica_is_a_503(error: Callable[[], Exception]) -> None:
     """A full queue, or a deployment that is down, is not tried again."""
     backend, handle = _backend(error(), "never")
     with pytest.raises(OverloadedError):
+        await backend.predict(REQUEST)
+    assert len(handle.calls) == 1
+
+
+async def test_a_message_that_does_not_pass_is_a_503() -> None:
+    """Ray hands gRPC's own error on, its code and all; clients get a problem of ours."""
+    nothing = grpc.aio.Metadata()
+    error = grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, nothing, nothing, "too large")
+    backend, handle = _backend(error, "never")
+    with pytest.raises(OverloadedError, match="the way to the detector replica failed"):
         await backend.predict(REQUEST)
     assert len(handle.calls) == 1
 

@@ -1,11 +1,9 @@
 """Whose turn it is, and what is remembered of each file."""
 
-from pathlib import Path
-
 from serve_app.engines.files import FileIdentity
 from serve_app.loading.prepare_queue import PrepareQueue
 
-A, B, C = Path("a.pt"), Path("b.pt"), Path("c.pt")
+A, B, C = "a.pt", "b.pt", "c.pt"
 
 
 class _Clock:
@@ -16,13 +14,14 @@ class _Clock:
         return self.now
 
 
-def _identity(path: Path, change: int = 0) -> FileIdentity:
-    return str(path), 1, change, 1
+def _identity(path: str, change: int = 0) -> FileIdentity:
+    return path, 1, change, 1
 
 
-def _drain(queue: PrepareQueue) -> list[Path]:
+def _drain(queue: PrepareQueue) -> list[str]:
     order = []
-    while (path := queue.peek()) is not None:
+    while queue:
+        (path,) = queue.peek()
         order.append(path)
         queue.settle(_identity(path))
     return order
@@ -48,6 +47,27 @@ def test_new_list_replaces_the_old_but_not_what_was_urged() -> None:
     queue.urge(C)
     queue.want([B])
     assert _drain(queue) == [C, B]
+
+
+def test_several_can_be_looked_at() -> None:
+    """In their order, without taking any out."""
+    queue = PrepareQueue(_Clock())
+    assert queue.peek(5) == []
+    queue.want([A, B])
+    queue.urge(C)
+    assert queue.peek(2) == [C, A]
+    assert queue.peek(5) == [C, A, B]
+
+
+def test_what_is_only_wanted_can_be_dropped_at_once() -> None:
+    """What was urged stays, also if it is wanted as well."""
+    queue = PrepareQueue(_Clock())
+    queue.want([A, B, C])
+    queue.urge(C)
+    assert queue.is_urged(C)
+    assert not queue.is_urged(A)
+    assert queue.want_no_more() == 2
+    assert _drain(queue) == [C]
 
 
 def test_unchanged_files_are_not_due_again() -> None:
@@ -86,9 +106,9 @@ def test_failed_file_tries_once_more_after_the_others() -> None:
     queue = PrepareQueue(_Clock())
     queue.want([A, B])
     assert not queue.fail(_identity(A))
-    assert queue.peek() == B
+    assert queue.peek() == [B]
     queue.settle(_identity(B))
-    assert queue.peek() == A
+    assert queue.peek() == [A]
     assert queue.is_due(_identity(A))
     assert queue.fail(_identity(A))
     assert not queue

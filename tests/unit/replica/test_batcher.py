@@ -65,10 +65,11 @@ class Bench:
         *images: bytes,
         left_s: float = 1e6,
         imgsz: tuple[int, int] | None = None,
+        annotate: bool = False,
     ) -> "asyncio.Task[list[Answered]]":
         """Send a request."""
         key, params = ModelKey(model.name, "1"), PredictParams(imgsz=imgsz)
-        pictures = Pictures(key, model, images, params, False, self.clock() + left_s)
+        pictures = Pictures(key, model, images, params, annotate, self.clock() + left_s)
         return asyncio.create_task(self.batcher.answer(pictures))
 
     async def until_ready(self, count: int) -> None:
@@ -238,11 +239,12 @@ async def test_the_first_error_ends_the_request(bench: Bench) -> None:
     await busy
 
 
-async def test_an_unexpected_error_reaches_the_caller(bench: Bench) -> None:
-    """And ends no thread."""
+@pytest.mark.parametrize("data", [b"1 1 1", b"1"])
+async def test_an_unexpected_error_in_decoding_is_the_pictures(bench: Bench, data: bytes) -> None:
+    """In reading its size or its pixels; it ends no thread."""
     bench.start()
-    with pytest.raises(ValueError, match="unpack"):
-        await bench.ask(FakeModel(), b"1 1 1")
+    with pytest.raises(InvalidImageError, match="ValueError|IndexError"):
+        await bench.ask(FakeModel(), data)
     assert _numbers(await bench.ask(FakeModel(), picture(1))) == [1]
 
 
@@ -328,6 +330,34 @@ async def test_one_slow_batch_does_not_refuse_for_ever(bench: Bench) -> None:
         except DeadlineExceededError:
             refused += 1
     assert 0 < refused < 100
+
+
+@pytest.mark.parametrize("kind", ["annotated", "failed"])
+async def test_odd_batches_teach_nothing(bench: Bench, kind: str) -> None:
+    """Drawing a large picture takes a second, which the next one will not take."""
+    bench.start()
+    model = FakeModel(seconds=(0.1,))
+    model.opened.clear()
+    if kind == "failed":
+        model.failures[1] = OverloadedError("too many findings")
+    slow = bench.ask(model, picture(1), annotate=kind == "annotated")
+    await asyncio.sleep(0)
+    await asyncio.to_thread(until, lambda: model.running == 1)
+    bench.clock.now += 60.0  # as if it took a minute
+    model.opened.set()
+    await asyncio.gather(slow, return_exceptions=True)
+    assert _numbers(await bench.ask(model, picture(2), left_s=1.0)) == [2]
+
+
+async def test_an_overestimated_picture_gives_back_what_it_did_not_take(bench: Bench) -> None:
+    """Of some kinds only the most that they may take is known before."""
+    streams = bench.streams = Streams(1, 1)
+    bench.batcher = Batcher(streams, decode, lambda data: 9 * decoded_bytes(data))
+    model = FakeModel()
+    busy = await _busy(bench, model)
+    assert bench.batcher.held_bytes == ROW_BYTES + INPUT_BYTES
+    model.opened.set()
+    await busy
 
 
 async def test_waiting_is_measured(bench: Bench) -> None:

@@ -48,4 +48,20 @@ def test_thousands_of_shapes_are_not_kept() -> None:
     timings.observe(LARGE, 1, 5.0)
     for side in range(32, 1920, 8):
         timings.observe((side, 32), 1, 0.1)
-    assert timings.expected_s(LARGE, 1) == pytest.approx(0.4)  # by the profile again
+    assert timings.expected_s(LARGE, 1) <= 0.4  # as if it had not been measured
+
+
+def test_slow_profile_is_proved_wrong_by_the_first_batch() -> None:
+    """It may have been found while the device was busy; what it refuses would teach nothing."""
+    timings = Timings(BatchProfile((10.0, 20.0)), OWN)
+    timings.observe(OWN, 1, 0.02)
+    assert timings.expected_s(OWN, 1) == pytest.approx(0.02)
+    assert timings.expected_s(OWN, 2) == pytest.approx(0.04)
+    assert timings.expected_s(LARGE, 1) == pytest.approx(0.08)
+
+
+def test_good_profile_is_not_raised_by_small_pictures() -> None:
+    """A pixel of theirs costs more."""
+    timings = Timings(BatchProfile((0.1,)), OWN)
+    timings.observe((32, 32), 1, 0.09)
+    assert timings.expected_s(OWN, 1) == pytest.approx(0.1)
