@@ -163,7 +163,7 @@ def goodput(results: Results, axes: Axes) -> bool:
 
 def _legend(axes: Axes) -> None:
     """Put the legend above the plot, where it covers nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, fontsize=8)
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, fontsize=8)
 
 
 def _loads(one: Pass, server: str) -> list[tuple[float, Any]]:

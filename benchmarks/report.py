@@ -232,6 +232,8 @@ _HOW = """\
 
 {same}
 
+What bounds the targets that were missed: [bounds.md](bounds.md).
+
 ## Run it
 
 ```sh

@@ -12,7 +12,7 @@ from ray.serve._private.common import DeploymentID, ReplicaID
 
 from serve_app.cache import CacheLimits, ModelCache, NullObserver
 from serve_app.errors import ModelExceedsBudgetError, OverloadedError
-from serve_app.replica.multiplex import MultiplexBridge
+from serve_app.replica.multiplex import PUSH_INTERVAL_S, MultiplexBridge
 from serve_app.types import ModelKey
 from tests.unit.cache.fakes import A, B, C, D, FakeLoader, FakeModel, FakePrepared, sizes, spin
 
@@ -165,3 +165,18 @@ async def test_what_is_advertised_follows_the_cache(owner: Owner, controller: Co
     check(D)
     await cache.aclose()
     check()
+
+
+async def test_routers_are_told_less_often_than_ray_would(owner: Owner) -> None:
+    """The task that pushes is Ray's own, with our interval."""
+    bridge = MultiplexBridge(owner, object)
+    await owner.model_slot("a@1")
+
+    assert bridge.advertised == {"a@1"}
+
+    wrapper = getattr(owner, "__serve_multiplex_wrapper")
+    tasks = wrapper.metrics_pusher._tasks
+    assert set(tasks) == {wrapper._PUSH_MULTIPLEXED_MODEL_IDS_TASK_NAME}
+    (task,) = tasks.values()
+    assert task.interval_s == PUSH_INTERVAL_S
+    assert task.task_func == wrapper._push_model_ids_info
