@@ -73,7 +73,7 @@ def test_a_third_model_evicts_the_least_recently_used(
         assert server.predict(model, scene).status_code == 200
     # Two models of four classes, which share a graph, take less than these two with a graph each.
     budget = server.replica()["used_bytes"] + 2**20
-    server.reconfigure(memory_budget=budget)
+    server.reconfigure(memory_budget=budget, eviction_policy="lru")
     wait_until(lambda: server.replica()["budget_bytes"] == budget, what="new budget")
     assert server.resident() == {"components-n@1", "codes-n@1"}
 
@@ -86,11 +86,11 @@ def test_a_third_model_evicts_the_least_recently_used(
 
 
 def test_mixed_load_over_more_models_than_fit(server: Server, scenes: dict[str, bytes]) -> None:
-    """200 requests at once, four models, bytes for two or three: each answer is its own model's."""
+    """200 requests at once, four models, bytes for fewer: each answer is its own model's."""
     work = [(model, scene) for model in DEMO_MODELS for scene in ("line", "codes-1")]
     expected = {item: _findings(server.predict(item[0], scenes[item[1]])) for item in work}
     assert len({str(findings) for findings in expected.values()}) == len(work)
-    budget = server.replica()["used_bytes"] * 6 // 10
+    budget = server.replica()["used_bytes"] * 8 // 10
     server.reconfigure(memory_budget=budget)
     wait_until(lambda: server.replica()["budget_bytes"] == budget, what="the small budget")
 
@@ -110,7 +110,7 @@ def test_mixed_load_over_more_models_than_fit(server: Server, scenes: dict[str, 
     assert [answer.status_code for answer in answers] == [200] * len(chosen)
     for item, answer in zip(chosen, answers, strict=True):
         assert answer.headers["x-model-id"] == f"{item[0]}@1"
-        assert _findings(answer) == expected[item]
+        assert _agree(_findings(answer), expected[item])
     cold = [answer for answer in answers if answer.headers["x-model-cold-start"] == "true"]
     assert len(cold) > len(DEMO_MODELS), "models came back after an eviction"
     replica = server.replica()
@@ -149,7 +149,7 @@ def test_several_pictures_and_an_annotated_one(server: Server, scenes: dict[str,
     answer = server.client.post("/v1/predict", files=files, data={"model": "fasteners-n"})
     assert answer.status_code == 200
     alone = _findings(server.predict("fasteners-n", scenes["fasteners-2"]))
-    assert answer.json()["images"][1]["results"] == alone
+    assert _agree(answer.json()["images"][1]["results"], alone)
 
     drawn = server.predict("fasteners-n", scenes["fasteners-1"], {"format": "image"})
     assert drawn.headers["content-type"] == "image/jpeg"
@@ -220,3 +220,12 @@ def test_an_onnx_export_answers_like_its_checkpoint(
     assert sorted(f["name"] for f in exported) == sorted(f["name"] for f in native) != []
     (held,) = [m for m in server.replica()["models"] if m["key"] == "codes-onnx@1"]
     assert held["bytes"] > 5_000_000
+
+
+def _agree(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
+    """Whether two answers are the same but for rounding: a shape's later passes run traced."""
+    return [one["name"] for one in found] == [one["name"] for one in expected] and all(
+        one["confidence"] == pytest.approx(other["confidence"], abs=1e-3)
+        and one["box"] == pytest.approx(other["box"], abs=0.05)
+        for one, other in zip(found, expected, strict=True)
+    )

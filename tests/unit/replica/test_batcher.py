@@ -390,7 +390,8 @@ async def test_decoding_ahead_is_bounded_in_bytes(bench: Bench) -> None:
     await asyncio.sleep(0)
     for _ in range(20):
         await asyncio.sleep(0.001)
-        assert bench.batcher.held_bytes <= 10 * ROW_BYTES + 2 * INPUT_BYTES
+        # Each of the two decoders may go over by the input that it has just made.
+        assert bench.batcher.held_bytes <= 10 * ROW_BYTES + 4 * INPUT_BYTES
     assert "decoded m 1" not in model.log
     model.opened.set()
     await asyncio.gather(busy, large, *small)
