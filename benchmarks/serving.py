@@ -18,6 +18,7 @@ from typing import IO, Any
 import httpx
 import psutil
 
+from benchmarks.lag import INTERVAL
 from benchmarks.processes import Memory, family, memory_of, sum_memory
 
 ROOT = Path(__file__).parents[1]
@@ -202,6 +203,7 @@ def environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": _TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
+        **INTERVAL,
     }
 
 

@@ -4,7 +4,7 @@ Ray adds the labels deployment, replica and application, and exports each name w
 `ray_`. Counters get the suffix `_total`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,23 +12,18 @@ from ray.serve import metrics
 
 MAX_MODEL_LABELS = 100
 OTHER_MODELS = "other"
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a metric is called, what it counts and which labels it has.
-
-    bounds: of a histogram's buckets, in its unit
-    """
+    """What a metric is called, what it counts and which labels it has."""
 
     kind: Literal["counter", "gauge", "histogram"]
     name: str
     unit: str
     help: str
     labels: tuple[str, ...] = ()
-    bounds: tuple[float, ...] = _SECONDS
 
 
 RESIDENT = Metric("gauge", "serve_app_models_resident", "models", "Models in device memory.")
@@ -57,15 +52,7 @@ REQUESTS = Metric(
     "Answering a request, by phase; `total` is the whole stay in the replica.",
     ("model", "phase"),
 )
-LAG = Metric(
-    "histogram",
-    "serve_app_event_loop_lag_seconds",
-    "seconds",
-    "By how much an event loop woke late.",
-    bounds=_LAG_SECONDS,
-)
-DETECTOR = (RESIDENT, USED, BUDGET, LOOKUPS, LOADS, LOAD_FAILURES, EVICTIONS, REQUESTS)
-ALL = (*DETECTOR, LAG)
+ALL = (RESIDENT, USED, BUDGET, LOOKUPS, LOADS, LOAD_FAILURES, EVICTIONS, REQUESTS)
 
 
 class ModelLabels:
@@ -90,18 +77,22 @@ class ModelLabels:
 
 
 class Metrics:
-    """The metrics of one detector replica, ready to be written to."""
+    """The metrics of one replica, ready to be written to."""
 
     def __init__(self) -> None:
         """Register them all; only inside a Serve replica."""
         self._labels = ModelLabels()
-        self._gauges = {m: metrics.Gauge(m.name, m.help) for m in DETECTOR if m.kind == "gauge"}
+        self._gauges = {m: metrics.Gauge(m.name, m.help) for m in ALL if m.kind == "gauge"}
         self._counters = {
             m: metrics.Counter(m.name, m.help, tag_keys=m.labels)  # type: ignore[arg-type]
-            for m in DETECTOR
+            for m in ALL
             if m.kind == "counter"
         }
-        self._histograms = {m: _histogram(m) for m in DETECTOR if m.kind == "histogram"}
+        self._histograms = {
+            m: metrics.Histogram(m.name, m.help, boundaries=_SECONDS, tag_keys=m.labels)  # type: ignore[arg-type]
+            for m in ALL
+            if m.kind == "histogram"
+        }
 
     def memory(self, *, resident: int, used_bytes: int, budget_bytes: int) -> None:
         """Record what is in memory now."""
@@ -131,20 +122,3 @@ class Metrics:
         label = self._labels.label(model)
         for phase, value in phases_s.items():
             self._histograms[REQUESTS].observe(value, tags={"model": label, "phase": phase})
-
-
-def lag_observer() -> Callable[[float], None]:
-    """Register the lag of this replica's event loop, alone; return what records it, in seconds.
-
-    Every replica has it, an ingress replica nothing else. Only inside a Serve replica.
-    """
-    return _histogram(LAG).observe
-
-
-def _histogram(metric: Metric) -> metrics.Histogram:
-    return metrics.Histogram(
-        metric.name,
-        metric.help,
-        boundaries=list(metric.bounds),
-        tag_keys=metric.labels,  # type: ignore[arg-type]
-    )

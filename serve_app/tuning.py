@@ -35,7 +35,7 @@ BASE: Mapping[str, str] = {
     # (masks, annotated pictures) no setting bounds.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
     # Our code runs on the loop of its replica: no hop to a second thread and back for each request
-    # and answer. Safe as long as nothing of ours blocks it, which the metric of its lag shows.
+    # and answer. Safe as long as nothing of ours blocks it, which Ray's metric of its lag shows.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # So does the router that picks a detector; it waits for others only.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",

@@ -38,12 +38,6 @@ class ByteLedger:
         parts = footprint.shared.items()
         return footprint.own_bytes + sum(max(0, size - self._size(part)) for part, size in parts)
 
-    def freed_bytes(self, key: ModelKey) -> int:
-        """Return the bytes that removing `key` alone would free."""
-        footprint = self._footprints[key]
-        sole = (part for part in footprint.shared if sum(self._parts[part].values()) == 1)
-        return footprint.own_bytes + sum(self._size(part) for part in sole)
-
     def add(self, key: ModelKey, footprint: Footprint) -> None:
         """Count `footprint` under `key`, which must not be in the ledger yet."""
         if key in self._footprints:

@@ -75,6 +75,10 @@ class EngineModel(Protocol):
     """A model open on a device; holding it keeps its memory."""
 
     @property
+    def was_prepared(self) -> bool:
+        """Whether `prepare` had nothing left to make its opening faster."""
+
+    @property
     def info(self) -> ModelInfo:
         """Task, class names and input size."""
 
@@ -129,9 +133,6 @@ class Engine(Protocol):
         Raises:
             ModelBrokenError: the file is corrupt, unsafe or no YOLO model
         """
-
-    def is_prepared(self, path: Path) -> bool:
-        """Whether `prepare` has nothing left to do for this file (loader thread)."""
 
     def prepare(self, path: Path) -> bool:
         """Make what `open` will read faster; return whether that made any (own process).

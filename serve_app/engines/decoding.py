@@ -4,6 +4,7 @@ OpenCV reads a truncated picture as far as it goes and fills the rest with grey;
 an answer for half its picture. So each picture is first decoded by something that complains.
 """
 
+import functools
 import io
 import logging
 import struct
@@ -18,11 +19,10 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 from ultralytics.utils import patches
 
-from serve_app.engines.guard import is_out_of_memory
+from serve_app.engines.guard import blaming
 from serve_app.errors import (
     ImageTooLargeError,
     InvalidImageError,
-    OverloadedError,
     ServeAppError,
 )
 from serve_app.types import ImageArray
@@ -104,19 +104,15 @@ def decode_guarded(function: Callable[[bytes], T], data: bytes) -> T:
         InvalidImageError: anything unexpected, which is logged; the picture is to blame
         OverloadedError: the memory ran out
     """
-    try:
-        return function(data)
-    except ServeAppError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            detail = "there is no memory left for this picture now; ask again"
-            raise OverloadedError(detail) from None
-        logger.warning("a picture upsets its decoder", exc_info=error)
-        raise InvalidImageError(
-            f"the picture cannot be decoded ({type(error).__name__}); save it anew as a JPEG, PNG, "
-            "WebP, BMP or TIFF, and see this server's log for more"
-        ) from None
+    return blaming(_broken_picture, functools.partial(function, data))
+
+
+def _broken_picture(error: Exception) -> ServeAppError:
+    logger.warning("a picture upsets its decoder", exc_info=error)
+    return InvalidImageError(
+        f"the picture cannot be decoded ({type(error).__name__}); save it anew as a JPEG, PNG, "
+        "WebP, BMP or TIFF, and see this server's log for more"
+    )
 
 
 def _read_header(data: bytes) -> Image.Image:

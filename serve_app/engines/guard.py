@@ -1,6 +1,7 @@
 """Turns whatever a weird file makes an engine raise into errors that clients are told."""
 
 import errno
+import functools
 import logging
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -22,19 +23,32 @@ def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         ModelBrokenError: anything unexpected, which is logged; the file is to blame
         OverloadedError: the memory ran out
     """
+    return blaming(_broken_model, functools.partial(function, *args, **kwargs))
+
+
+def blaming(blame: Callable[[Exception], ServeAppError], function: Callable[[], T]) -> T:
+    """Return `function()`, anything unexpected that it raises turned into what `blame` returns.
+
+    Raises:
+        ServeAppError: what `function` or `blame` says
+        OverloadedError: the memory ran out
+    """
     try:
-        return function(*args, **kwargs)
+        return function()
     except ServeAppError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            detail = "there is no memory left for this model now; ask again"
-            raise OverloadedError(detail) from None
-        logger.warning("a model fails", exc_info=error)
-        raise ModelBrokenError(
-            f"the model cannot be run ({type(error).__name__}); export it again with a current "
-            "Ultralytics, and see this server's log for more"
-        ) from None
+            raise OverloadedError("there is no memory left for this now; ask again") from None
+        raise blame(error) from None
+
+
+def _broken_model(error: Exception) -> ServeAppError:
+    logger.warning("a model fails", exc_info=error)
+    return ModelBrokenError(
+        f"the model cannot be run ({type(error).__name__}); export it again with a current "
+        "Ultralytics, and see this server's log for more"
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

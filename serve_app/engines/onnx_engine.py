@@ -1,7 +1,6 @@
 """Runs `.onnx` files that Ultralytics exported, with ONNX Runtime."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,14 @@ import onnxruntime
 import torch
 
 from serve_app.engines import predictors
-from serve_app.engines.base import Answer, Description, ModelInfo, ModelInput
+from serve_app.engines.backed_model import BackedModel
+from serve_app.engines.base import Description
 from serve_app.engines.files import KnownFiles
 from serve_app.engines.memory import release_free_memory, resident_bytes
 from serve_app.engines.onnx_graph import inspect_graph
 from serve_app.engines.onnx_metadata import read_metadata
-from serve_app.engines.profile import BatchProfile
 from serve_app.errors import ModelBrokenError
-from serve_app.types import Footprint, ImageArray, PredictParams
+from serve_app.types import Footprint
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +65,6 @@ class OnnxEngine:
             ) from None
         return OnnxModel(description, session, self._device, estimate, before)
 
-    def is_prepared(self, path: Path) -> bool:
-        """Always: ONNX Runtime opens the file itself (loader thread)."""
-        return True
-
     def prepare(self, path: Path) -> bool:
         """Make nothing, and say so (process of its own)."""
         return False
@@ -92,7 +87,7 @@ class OnnxEngine:
         return ["CPUExecutionProvider"]
 
 
-class OnnxModel:
+class OnnxModel(BackedModel):
     """One session and what its file says of it."""
 
     def __init__(
@@ -103,7 +98,6 @@ class OnnxModel:
         estimate: int,
         resident_before: int,
     ) -> None:
-        self._session: Any | None = session
         (pixels, *others) = session.get_inputs()
         if others or len(pixels.shape) != 4:  # batch, channels, height, width
             raise ModelBrokenError("the ONNX file takes other inputs than one picture")
@@ -111,12 +105,7 @@ class OnnxModel:
             raise ModelBrokenError(
                 f"the ONNX file takes {pixels.shape[0]} pictures at once; export it with batch=1"
             )
-        self._input = pixels.name
-        self._outputs = [output.name for output in session.get_outputs()]
-        self._estimate = estimate
-        self._resident_before = resident_before
-        self._nbytes = estimate
-        self._backend = predictors.Backend(
+        backend = predictors.Backend(
             description=description,
             device=device,
             forward=self._forward,
@@ -124,26 +113,22 @@ class OnnxModel:
             fp16="float16" in pixels.type,
             batches=not isinstance(pixels.shape[0], int),
         )
-        self._profile = BatchProfile()
+        super().__init__(backend, was_prepared=True)
+        self._session: Any | None = session
+        self._input = pixels.name
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._estimate = estimate
+        self._resident_before = resident_before
+        self._nbytes = estimate
 
     def __repr__(self) -> str:
-        state = "closed" if self._session is None else f"{self._nbytes} bytes"
+        state = "closed" if self._closed else f"{self._nbytes} bytes"
         return f"<OnnxModel {self.info.task}: {state}>"
-
-    @property
-    def info(self) -> ModelInfo:
-        """Task, class names and input size."""
-        return self._backend.description.info
 
     @property
     def footprint(self) -> Footprint:
         """What the process grew by, at least its weights and at most a plausible multiple."""
         return Footprint(self._nbytes)
-
-    @property
-    def profile(self) -> BatchProfile:
-        """How long batches take, found when it was warmed up."""
-        return self._profile
 
     def warm_up(self) -> None:
         """Run it at its own input size, and time batches (stream)."""
@@ -155,31 +140,15 @@ class OnnxModel:
         self._nbytes = min(max(growth, least), 2 * self._estimate)
         self._profile = predictors.time_batches(self._backend)
 
-    def preprocess(
-        self, image: ImageArray, params: PredictParams, *, annotate: bool = False
-    ) -> ModelInput:
-        """Turn a picture into this model's input (decoder thread).
-
-        Raises:
-            InvalidParameterError: a parameter does not fit this model (class id, input size)
-            InvalidImageError: the picture is too long and narrow to be classified
-        """
-        return predictors.preprocess(self._backend, image, params, annotate=annotate)
-
-    def predict(self, inputs: Sequence[ModelInput]) -> list[Answer]:
-        """Answer for inputs of one shape, each as if alone (stream)."""
-        if self._session is None:
-            raise RuntimeError("the model is closed")
-        return predictors.predict(self._backend, inputs)
-
     def close(self) -> None:
         """Give the memory back; the model must not be used afterwards (any thread)."""
+        self._closed = True
         self._session = None
         release_free_memory()
 
     def _forward(self, pixels: torch.Tensor) -> Any:
-        if self._session is None:
-            raise RuntimeError("the model is closed")
+        self._check_open()
+        assert self._session is not None  # noqa: S101 - what being open means
         raw = self._session.run(self._outputs, {self._input: pixels.cpu().numpy()})
         tensors = [torch.as_tensor(np.asarray(part)).to(self._backend.device) for part in raw]
         return tensors[0] if len(tensors) == 1 else tensors

@@ -136,7 +136,8 @@ class OpenVinoEngine:
 
     def _open_plainly(self, path: Path, resident_before: int) -> OpenVinoModel:
         description, own_bytes = self._inspect(path)
-        return OpenVinoModel(description, self._compile(path), own_bytes, resident_before)
+        network = self._compile(path)
+        return OpenVinoModel(description, network, own_bytes, resident_before, was_prepared=False)
 
     def _open_prepared(self, path: Path, resident_before: int) -> OpenVinoModel | None:
         compiled = self._read_prepared(path)
@@ -150,7 +151,9 @@ class OpenVinoEngine:
                 raise
             self._refuse(path, error)
             return None
-        return OpenVinoModel(compiled.description, network, compiled.own_bytes, resident_before)
+        return OpenVinoModel(
+            compiled.description, network, compiled.own_bytes, resident_before, was_prepared=True
+        )
 
     def _compile(self, path: Path) -> Any:
         graph = read_graph(self._format, path)

@@ -1,7 +1,7 @@
 """One compiled model of OpenVINO."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,18 +9,24 @@ import numpy as np
 import torch
 
 from serve_app.engines import predictors
-from serve_app.engines.base import Answer, Description, ModelInfo, ModelInput
+from serve_app.engines.backed_model import BackedModel
+from serve_app.engines.base import Description
 from serve_app.engines.memory import release_free_memory, resident_bytes
-from serve_app.engines.profile import BatchProfile
 from serve_app.errors import ModelBrokenError
-from serve_app.types import Footprint, ImageArray, PredictParams
+from serve_app.types import Footprint
 
 
-class OpenVinoModel:
+class OpenVinoModel(BackedModel):
     """A compiled model and what its file says of it."""
 
     def __init__(
-        self, description: Description, network: Any, estimate: int, resident_before: int
+        self,
+        description: Description,
+        network: Any,
+        estimate: int,
+        resident_before: int,
+        *,
+        was_prepared: bool,
     ) -> None:
         """Hold `network`, a compiled model.
 
@@ -29,18 +35,13 @@ class OpenVinoModel:
             network: openvino.CompiledModel
             estimate: bytes that it should take
             resident_before: the process's size in bytes before it was opened
+            was_prepared: whether it was imported rather than compiled
 
         Raises:
             ModelBrokenError: it takes other inputs than pictures one by one
         """
-        self._network: Any | None = network
         batch = _batch_of(network)
-        self._requests = _Requests(network)
-        self._estimate = estimate
-        self._resident_before = resident_before
-        self._nbytes = estimate
-        self._profile = BatchProfile()
-        self._backend = predictors.Backend(
+        backend = predictors.Backend(
             description=description,
             device=torch.device("cpu"),
             forward=self._forward,
@@ -48,25 +49,20 @@ class OpenVinoModel:
             fp16=network.input(0).element_type.to_dtype() == np.float16,
             batches=batch is None,
         )
+        super().__init__(backend, was_prepared=was_prepared)
+        self._requests = _Requests(network)
+        self._estimate = estimate
+        self._resident_before = resident_before
+        self._nbytes = estimate
 
     def __repr__(self) -> str:
-        state = "closed" if self._network is None else f"{self._nbytes} bytes"
+        state = "closed" if self._closed else f"{self._nbytes} bytes"
         return f"<OpenVinoModel {self.info.task}: {state}>"
-
-    @property
-    def info(self) -> ModelInfo:
-        """Task, class names and input size."""
-        return self._backend.description.info
 
     @property
     def footprint(self) -> Footprint:
         """What the process grew by, within what is plausible; an estimate until it was warm."""
         return Footprint(self._nbytes)
-
-    @property
-    def profile(self) -> BatchProfile:
-        """How long batches take, found when it was warmed up."""
-        return self._profile
 
     def warm_up(self) -> None:
         """Run it at its own input size, and time batches (stream)."""
@@ -77,37 +73,13 @@ class OpenVinoModel:
         # Other threads grow the process too, or shrink it: this counts only as far as is plausible.
         self._nbytes = min(max(growth, self._estimate // 2), 2 * self._estimate)
 
-    def preprocess(
-        self, image: ImageArray, params: PredictParams, *, annotate: bool = False
-    ) -> ModelInput:
-        """Turn a picture into this model's input (decoder thread).
-
-        Raises:
-            InvalidParameterError: a parameter does not fit this model (class id, input size)
-            InvalidImageError: the picture is too long and narrow to be classified
-        """
-        return predictors.preprocess(self._backend, image, params, annotate=annotate)
-
-    def predict(self, inputs: Sequence[ModelInput]) -> list[Answer]:
-        """Answer for inputs of one shape, made by this model, each as if alone (stream).
-
-        Raises:
-            ModelBrokenError: the model fails on sound input
-            OverloadedError: the memory ran out
-        """
-        if self._network is None:
-            raise RuntimeError("the model is closed")
-        return predictors.predict(self._backend, inputs)
-
     def close(self) -> None:
         """Give the memory back; the model must not be used afterwards (any thread)."""
-        self._network = None
+        self._closed = True
         self._requests.close()
         release_free_memory()
 
     def _forward(self, pixels: torch.Tensor) -> Any:
-        if self._network is None:
-            raise RuntimeError("the model is closed")
         with self._requests.one() as request:
             answers = request.infer([pixels.contiguous().numpy()], share_inputs=True)
             # The request's own memory is written to again by the next pass.

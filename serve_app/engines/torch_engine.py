@@ -6,8 +6,10 @@ weights, which `prepare` makes beforehand in a process of its own.
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,7 +20,6 @@ from serve_app.engines.artifact import (
     Artifact,
     ArtifactError,
     ArtifactUnreadableError,
-    Header,
     artifact_name,
     read_artifact,
     read_header,
@@ -46,6 +47,8 @@ from serve_app.engines.weights import Layout, Weights, allocate, lay_out
 from serve_app.types import Footprint
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +175,7 @@ class TorchEngine:
         return made is not None
 
     def _inspect(self, path: Path) -> Footprint:
-        header = self._prepared_header(path)
+        header = self._from_store(path, read_header)
         if header is not None:
             info = header.description.info
             self._costs.assume(header.signature, info, header.graph_bytes)
@@ -199,10 +202,10 @@ class TorchEngine:
         release_free_memory()  # what reading took, which is more than what is kept
         if name != self._name_to_park(path):
             name = None  # replaced while it was read: these are not its weights
-        return self._bring(name, description, graph, weights)
+        return self._bring(name, description, graph, weights, was_prepared=False)
 
     def _open_prepared(self, path: Path) -> TorchModel | None:
-        artifact = self._read_prepared(path)
+        artifact = self._from_store(path, read_artifact)
         if artifact is None:
             return None
         header = artifact.header
@@ -212,7 +215,8 @@ class TorchEngine:
             self._refuse(path, error)
             return None
         self._costs.assume(graph.signature, header.description.info, header.graph_bytes)
-        return self._bring(self._name_to_park(path), header.description, graph, artifact.weights)
+        name = self._name_to_park(path)
+        return self._bring(name, header.description, graph, artifact.weights, was_prepared=True)
 
     def _open_parked(self, path: Path) -> TorchModel | None:
         """Open from host memory, without a look at the disk."""
@@ -227,13 +231,19 @@ class TorchEngine:
             if block is None:
                 return None
             weights = self._copy(Weights(recipe.layout, block))
-        return TorchModel(recipe.description, graph, weights, self._costs, self._device)
+        return self._model(recipe.description, graph, weights, was_prepared=True)
 
     def _name_to_park(self, path: Path) -> str | None:
         return self._name(path) if self._arena.nbytes else None
 
     def _bring(
-        self, name: str | None, description: Description, graph: Graph, weights: Weights
+        self,
+        name: str | None,
+        description: Description,
+        graph: Graph,
+        weights: Weights,
+        *,
+        was_prepared: bool,
     ) -> TorchModel:
         """Bring weights to the device, and park them as `name` for the next time."""
         if name is not None and self._arena.park(name, weights.block):
@@ -244,7 +254,14 @@ class TorchEngine:
                 self._recipes[name] = _Recipe(description, graph.signature, weights.layout)
         if self._device.type != "cpu":
             weights = self._copy(weights)
-        return TorchModel(description, graph, weights, self._costs, self._device)
+        return self._model(description, graph, weights, was_prepared=was_prepared)
+
+    def _model(
+        self, description: Description, graph: Graph, weights: Weights, *, was_prepared: bool
+    ) -> TorchModel:
+        return TorchModel(
+            description, graph, weights, self._costs, self._device, was_prepared=was_prepared
+        )
 
     def _copy(self, weights: Weights) -> Weights:
         """Return a copy on the device, complete."""
@@ -279,21 +296,11 @@ class TorchEngine:
         content = self._names.get(path, content_hash)
         return artifact_name(content, self._dtype, channels_last=self._channels_last)
 
-    def _prepared_header(self, path: Path) -> Header | None:
+    def _from_store(self, path: Path, read: Callable[[Path], T]) -> T | None:
+        """Return what `read` finds in the file's prepared weights; None where there are none."""
         found = self._store and self._store.find(self._name(path))
         try:
-            return read_header(found) if found else None
-        except ArtifactUnreadableError as error:
-            logger.info("the prepared weights of %s are not used: %s", path, error)
-            return None
-        except ArtifactError as error:
-            self._refuse(path, error)
-            return None
-
-    def _read_prepared(self, path: Path) -> Artifact | None:
-        found = self._store and self._store.find(self._name(path))
-        try:
-            return read_artifact(found) if found else None
+            return read(found) if found else None
         except ArtifactUnreadableError as error:
             logger.info("the prepared weights of %s are not used: %s", path, error)
             return None

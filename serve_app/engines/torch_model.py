@@ -1,21 +1,21 @@
 """One checkpoint open with PyTorch: its weights, and the graph that it shares with others."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from serve_app.engines import predictors
-from serve_app.engines.base import Answer, Description, ModelInfo, ModelInput
+from serve_app.engines.backed_model import BackedModel
+from serve_app.engines.base import Description
 from serve_app.engines.costs import GraphCosts
 from serve_app.engines.graphs import Graph
 from serve_app.engines.memory import ActivationPeak, release_free_memory, resident_bytes
 from serve_app.engines.profile import BatchProfile
 from serve_app.engines.weights import Weights
-from serve_app.types import Footprint, ImageArray, PredictParams
+from serve_app.types import Footprint
 
 
-class TorchModel:
+class TorchModel(BackedModel):
     """The weights of one checkpoint on a device, and the graph that runs them."""
 
     def __init__(
@@ -25,29 +25,26 @@ class TorchModel:
         weights: Weights,
         costs: GraphCosts,
         device: torch.device,
+        *,
+        was_prepared: bool,
     ) -> None:
-        self._graph: Graph | None = graph
-        self._weights = weights
-        self._costs = costs
-        self._signature = graph.signature
-        self._nbytes = weights.layout.nbytes
-        self._profile = BatchProfile()
-        self._backend = predictors.Backend(
+        backend = predictors.Backend(
             description=description,
             device=device,
             forward=self._forward,
             format="pt",
             fp16=device.type == "cuda" and graph.dtype == torch.float16,
         )
+        super().__init__(backend, was_prepared=was_prepared)
+        self._graph: Graph | None = graph
+        self._weights = weights
+        self._costs = costs
+        self._signature = graph.signature
+        self._nbytes = weights.layout.nbytes
 
     def __repr__(self) -> str:
-        state = "closed" if self._graph is None else f"{self._nbytes} bytes"
+        state = "closed" if self._closed else f"{self._nbytes} bytes"
         return f"<TorchModel {self.info.task} on graph {self._signature}: {state}>"
-
-    @property
-    def info(self) -> ModelInfo:
-        """Task, class names and input size."""
-        return self._backend.description.info
 
     @property
     def footprint(self) -> Footprint:
@@ -55,11 +52,6 @@ class TorchModel:
         return Footprint(
             self._nbytes, {self._signature: self._costs.total(self._signature, self.info)}
         )
-
-    @property
-    def profile(self) -> BatchProfile:
-        """How long batches take, found when the graph was warmed up at this input size."""
-        return self._profile
 
     def warm_up(self) -> None:
         """Run the graph, unless it has been run at this input size, and time batches (stream).
@@ -73,35 +65,15 @@ class TorchModel:
             self._costs.measure(self._signature, self.info, needed_bytes)
         self._profile = graph.profiles[self.info.imgsz]
 
-    def preprocess(
-        self, image: ImageArray, params: PredictParams, *, annotate: bool = False
-    ) -> ModelInput:
-        """Turn a picture into this model's input (decoder thread).
-
-        Raises:
-            InvalidParameterError: a parameter does not fit this model (class id, input size)
-            InvalidImageError: the picture is too long and narrow to be classified
-        """
-        return predictors.preprocess(self._backend, image, params, annotate=annotate)
-
-    def predict(self, inputs: Sequence[ModelInput]) -> list[Answer]:
-        """Answer for inputs of one shape, each as if alone (stream).
-
-        Raises:
-            ModelBrokenError: the model fails on sound input
-            OverloadedError: the memory ran out
-        """
-        self._opened()
-        return predictors.predict(self._backend, inputs)
-
     def close(self) -> None:
         """Give the memory back; the model must not be used afterwards (any thread)."""
+        self._closed = True
         self._weights.close()
-        self._graph = None
+        self._graph = None  # which lives no longer than its models
 
     def _opened(self) -> Graph:
-        if self._graph is None:
-            raise RuntimeError("the model is closed")
+        self._check_open()
+        assert self._graph is not None  # noqa: S101 - what being open means
         return self._graph
 
     def _forward(self, pixels: torch.Tensor) -> Any:

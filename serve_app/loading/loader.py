@@ -112,17 +112,18 @@ class Loader:
             OverloadedError: the device has no memory left for it
         """
         started = time.perf_counter()
-        engine = self._engines[prepared.spec.format]
-        opening = self._openers.submit(guarded, _open, engine, prepared.path)
+        opening = self._openers.submit(
+            guarded, self._engines[prepared.spec.format].open, prepared.path
+        )
         try:
-            model, was_prepared = await settle(opening)
+            model = await settle(opening)
             opened = time.perf_counter()
             await self._streams.run(guarded, model.warm_up)
         except BaseException:
             await self._close_made(opening)
             raise
         warm = time.perf_counter()
-        if not was_prepared:
+        if not model.was_prepared:
             self._opened_plainly(prepared.path)
         phases_s = {"open": opened - started, "warm_up": warm - opened}
         return LoadedModel(model, {**prepared.phases_s, **phases_s})
@@ -136,15 +137,9 @@ class Loader:
         for threads in (self._verifiers, self._openers, self._closers):
             threads.close()
 
-    async def _close_made(self, opening: "Future[tuple[EngineModel, bool]]") -> None:
+    async def _close_made(self, opening: "Future[EngineModel]") -> None:
         """Close what an abandoned opening made, if anything."""
         if opening.cancelled() or opening.exception() is not None:
             return
         with suppress(Exception):  # the error that led here is the one to tell
-            await complete(self._closers.submit(opening.result()[0].close))
-
-
-def _open(engine: Engine, path: Path) -> tuple[EngineModel, bool]:
-    """Open the file, and tell whether it was prepared (loader thread)."""
-    was_prepared = engine.is_prepared(path)
-    return engine.open(path), was_prepared
+            await complete(self._closers.submit(opening.result().close))

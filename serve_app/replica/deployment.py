@@ -15,7 +15,6 @@ from typing import Any
 import ray
 from ray import serve
 
-from serve_app import lag
 from serve_app.cache import POLICIES, CacheLimits, ModelCache
 from serve_app.engines.devices import device_total_bytes, resolve_device, usable_cores
 from serve_app.engines.factory import create_engines
@@ -28,7 +27,7 @@ from serve_app.loading.preparer import Preparer
 from serve_app.loading.sources.folder import FolderSource
 from serve_app.loading.sources.ultralytics import UltralyticsSource
 from serve_app.logs import join_serve_logs
-from serve_app.metrics import Metrics, lag_observer
+from serve_app.metrics import Metrics
 from serve_app.registry import folder, official
 from serve_app.registry.catalog import Registry
 from serve_app.registry.live import AsyncRegistry
@@ -70,7 +69,6 @@ class Detector:
         )
         self._preparer = Preparer(worker.command(), store)
         self._following: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
         self._loader = Loader(
             self._registry.current_spec,
             {folder.SOURCE: FolderSource(), official.SOURCE: UltralyticsSource(args.cache_dir)},
@@ -174,7 +172,6 @@ class Detector:
         self._cache.reconfigure(limits, POLICIES[config.eviction_policy]())
         if self._following is None:
             self._following = asyncio.create_task(follow(self._registry, self._preparer))
-            self._watching = asyncio.create_task(lag.watch(lag_observer()))
         if self._preloading is not None:
             self._preloading.cancel()
         self._preloading = asyncio.create_task(self._preload(wanted))
@@ -188,13 +185,12 @@ class Detector:
 
     async def __del__(self) -> None:
         """Ray calls this once when the replica stops: give everything back, in reverse order."""
-        started = (self._preloading, self._following, self._watching)
-        tasks = [task for task in started if task is not None]
+        tasks = [task for task in (self._preloading, self._following) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._preparer.aclose()
-        await self._service.aclose()  # first: what waits in it holds leases
+        await self._service.aclose()  # before the cache: what waits in it holds leases
         await self._cache.aclose()
         await self._loader.aclose()
         await asyncio.to_thread(self._streams.close)

@@ -1,12 +1,11 @@
 """Every metric reaches Ray's exporter, under the name that docs/metrics.md gives."""
 
 import os
-import re
 from pathlib import Path
 
 import httpx
 
-from serve_app.metrics import ALL, DETECTOR, LAG
+from serve_app.metrics import ALL
 from tests.integration.server import Server, wait_until
 
 
@@ -30,13 +29,4 @@ def test_every_metric_is_exported(server: Server, scenes: dict[str, bytes]) -> N
         }
 
     wait_until(lambda: not missing(), 30.0, "every metric in the exporter")
-    text = httpx.get(url).text
-    assert "ray_serve_registered_multiplexed_model_id{" not in text
-    assert _deployments(text, LAG.name) == {"Detector", "Ingress"}
-    assert all(_deployments(text, metric.name) == {"Detector"} for metric in DETECTOR)
-
-
-def _deployments(text: str, name: str) -> set[str]:
-    """Return the deployments that have series of a metric."""
-    series = re.findall(rf"^ray_{name}(?:_\w+)?\{{(.*)\}}", text, re.MULTILINE)
-    return {match[1] for labels in series if (match := re.search(r'deployment="(\w+)"', labels))}
+    assert "ray_serve_registered_multiplexed_model_id{" not in httpx.get(url).text

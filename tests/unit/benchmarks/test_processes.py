@@ -18,15 +18,18 @@ Private_Clean:       200 kB
 Private_Dirty:       300 kB
 """
 
-METRICS = """\
-# TYPE ray_serve_app_event_loop_lag_seconds histogram
-ray_serve_app_event_loop_lag_seconds_bucket{deployment="Detector",le="0.001",replica="a"} 10.0
-ray_serve_app_event_loop_lag_seconds_bucket{deployment="Detector",le="0.02",replica="a"} 99.0
-ray_serve_app_event_loop_lag_seconds_bucket{deployment="Detector",le="+Inf",replica="a"} 100.0
-ray_serve_app_event_loop_lag_seconds_bucket{deployment="Detector",le="0.001",replica="b"} 0.0
-ray_serve_app_event_loop_lag_seconds_bucket{deployment="Detector",le="0.02",replica="b"} 100.0
-ray_serve_app_event_loop_lag_seconds_bucket{deployment="Detector",le="+Inf",replica="b"} 100.0
-ray_serve_app_event_loop_lag_seconds_sum{deployment="Detector",replica="a"} 1.0
+_NAME = "ray_serve_event_loop_scheduling_latency_ms"
+METRICS = f"""\
+# TYPE {_NAME} histogram
+{_NAME}_bucket{{deployment="Detector",le="1.0",loop_type="main",replica="a"}} 10.0
+{_NAME}_bucket{{deployment="Detector",le="10.0",loop_type="main",replica="a"}} 99.0
+{_NAME}_bucket{{deployment="Detector",le="+Inf",loop_type="main",replica="a"}} 100.0
+{_NAME}_bucket{{deployment="Detector",le="1.0",loop_type="main",replica="b"}} 0.0
+{_NAME}_bucket{{deployment="Detector",le="10.0",loop_type="main",replica="b"}} 100.0
+{_NAME}_bucket{{deployment="Detector",le="+Inf",loop_type="main",replica="b"}} 100.0
+{_NAME}_bucket{{deployment="Detector",le="10.0",loop_type="router",replica="b"}} 7.0
+{_NAME}_bucket{{component="proxy",le="10.0",loop_type="main"}} 7.0
+{_NAME}_sum{{deployment="Detector",loop_type="main",replica="a"}} 1.0
 """
 
 
@@ -72,10 +75,10 @@ def test_a_sampler_ends_with_its_block() -> None:
 def test_lag_is_counted_between_two_readings() -> None:
     """Replicas are summed, and what was before does not count."""
     after = read_buckets(METRICS)["Detector"]
-    assert after == {0.001: 10.0, 0.02: 199.0, float("inf"): 200.0}
-    assert percentile_bound({}, after, 99) == 0.02
+    assert after == {0.001: 10.0, 0.01: 199.0, float("inf"): 200.0}
+    assert percentile_bound({}, after, 99) == 0.01
     assert percentile_bound({}, after, 100) == float("inf")
-    before = {0.001: 10.0, 0.02: 190.0, float("inf"): 190.0}
+    before = {0.001: 10.0, 0.01: 190.0, float("inf"): 190.0}
     assert percentile_bound(before, after, 99) == float("inf")
     assert str(percentile_bound(after, after, 99)) == "nan"
     assert read_buckets("nothing") == {}

@@ -13,6 +13,7 @@ from ultralytics.nn.modules.block import TorchVision
 
 from serve_app.engines.checkpoint import read_model, read_structure
 from serve_app.engines.memory import release_free_memory, resident_bytes
+from serve_app.engines.store import ArtifactStore
 from serve_app.engines.torch_engine import TorchEngine
 from serve_app.errors import ModelBrokenError
 from tests.support.checkpoints import STRUCTURES, CheckpointFolder, build, save
@@ -229,3 +230,24 @@ def test_memory_of_an_open_model_is_its_footprint(
     assert growth < 1.5 * model.footprint.own_bytes + 10 * 2**20
     model.close()
     first.close()
+
+
+def test_ledger_agrees_with_the_process(checkpoints: CheckpointFolder, tmp_path: Path) -> None:
+    """What models say they hold is what the process grows by, to a tenth."""
+    engine = TorchEngine(store=ArtifactStore(tmp_path, 2**30))
+    path = checkpoints("yolo11n", imgsz=96)
+    engine.prepare(path)
+    first = engine.open(path)
+    first.warm_up()
+    release_free_memory()
+    before = resident_bytes()
+
+    models = [engine.open(path) for _ in range(24)]
+    for model in models:
+        model.warm_up()
+
+    release_free_memory()
+    growth = resident_bytes() - before
+    assert growth == pytest.approx(sum(model.footprint.own_bytes for model in models), rel=0.1)
+    for model in (first, *models):
+        model.close()

@@ -146,7 +146,8 @@ def test_compiled_model_is_imported(
     assert later.is_prepared(path)
     assert later.verify(path) == estimate
     model = later.open(path)
-    assert model._network.get_property("INFERENCE_NUM_THREADS") == 2  # type: ignore[union-attr]
+    with model._requests.one() as request:
+        assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 2
     model.warm_up()
     again = answer(model, bus, PARAMS)
     assert again.class_id.tolist() == plain.class_id.tolist()

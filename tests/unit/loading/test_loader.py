@@ -41,6 +41,7 @@ class SlowModel:
 
     engine: "SlowEngine"
     threads: dict[str, str] = field(default_factory=dict)
+    was_prepared: bool = True
 
     @property
     def info(self) -> ModelInfo:
@@ -87,6 +88,7 @@ class SlowEngine:
         self.held: dict[str, threading.Event] = {}
         self.reached: dict[str, threading.Event] = {}
         self.failures: dict[str, BaseException] = {}
+        self.prepared = True
 
     def hold(self, step: str) -> None:
         """Make `step` wait."""
@@ -106,10 +108,6 @@ class SlowEngine:
         self.step("verify")
         return Footprint(path.stat().st_size)
 
-    def is_prepared(self, path: Path) -> bool:
-        """Nothing to do."""
-        return True
-
     def prepare(self, path: Path) -> bool:
         """Make nothing."""
         return False
@@ -117,7 +115,8 @@ class SlowEngine:
     def open(self, path: Path) -> SlowModel:
         """Make a model that is counted as long as it is open."""
         assert path.exists()
-        model = SlowModel(self, {"open": threading.current_thread().name})
+        thread = threading.current_thread().name
+        model = SlowModel(self, {"open": thread}, was_prepared=self.prepared)
         self.open_models.append(model)
         try:
             self.step("open")
@@ -142,7 +141,15 @@ def spec(tmp_path: Path) -> ModelSpec:
 
 
 @pytest.fixture
-async def loader(engine: SlowEngine, spec: ModelSpec) -> AsyncIterator[Loader]:
+def opened_plainly() -> list[Path]:
+    """The files that the loader said would have opened faster prepared."""
+    return []
+
+
+@pytest.fixture
+async def loader(
+    engine: SlowEngine, spec: ModelSpec, opened_plainly: list[Path]
+) -> AsyncIterator[Loader]:
     """A loader of that version."""
     streams = Streams(1, 1)
 
@@ -151,7 +158,13 @@ async def loader(engine: SlowEngine, spec: ModelSpec) -> AsyncIterator[Loader]:
             raise ModelNotFoundError(f"{key} is unknown")
         return spec
 
-    loader = Loader(resolve, {"folder": FolderSource()}, {ModelFormat.PT: engine}, streams)
+    loader = Loader(
+        resolve,
+        {"folder": FolderSource()},
+        {ModelFormat.PT: engine},
+        streams,
+        opened_plainly=opened_plainly.append,
+    )
     yield loader
     await loader.aclose()
     streams.close()
@@ -174,6 +187,23 @@ async def test_a_model_is_prepared_opened_and_closed(loader: Loader, engine: Slo
     assert model.threads["open"].startswith("loader")
     assert model.threads["warm_up"].startswith("stream")
     assert model.threads["close"].startswith("loader")
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+async def test_files_that_open_plainly_are_told_of(
+    prepared: bool,
+    loader: Loader,
+    engine: SlowEngine,
+    spec: ModelSpec,
+    opened_plainly: list[Path],
+) -> None:
+    """So that they are prepared for the next time; prepared ones are not."""
+    engine.prepared = prepared
+
+    loaded = await loader.open(await loader.prepare(KEY))
+
+    assert opened_plainly == ([] if prepared else [Path(spec.location)])
+    await loader.close(loaded)
 
 
 async def test_unknown_and_vanished_models(

@@ -1,8 +1,4 @@
-"""The preparer outlives every worker, and leaves no process behind.
-
-The workers are real processes that speak the real protocol, but do by the file's name what a
-library does by mishap.
-"""
+"""The preparer outlives every worker, and leaves no process behind."""
 
 import asyncio
 import logging
@@ -10,124 +6,15 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from serve_app.engines.files import identify
 from serve_app.engines.store import ArtifactStore
-from serve_app.loading.preparer import Preparer, pause_after
-from serve_app.types import ModelFormat, ModelKey, ModelSpec
-
-WORKER = """
-import json, os, signal, sys, time
-from pathlib import Path
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-log = Path(sys.argv[1])
-def note(event, path=""):
-    with log.open("a") as file:
-        file.write(f"{event} {os.getpid()} {path}\\n")
-def say(message):
-    answers.write(json.dumps(message) + "\\n"); answers.flush()
-note("start")
-say({"ready": True})
-for line in sys.stdin:
-    path = Path(json.loads(line)["path"])
-    note("file", path.name)
-    kind = path.stem.partition("-")[0]
-    if kind == "hang": time.sleep(60)
-    elif kind == "spin": signal.setitimer(signal.ITIMER_PROF, 0.05); [None for _ in iter(int, 1)]
-    elif kind == "busy":
-        until = time.process_time() + 0.3
-        while time.process_time() < until: pass
-    elif kind == "killed": os.kill(os.getpid(), signal.SIGKILL)
-    elif kind == "odd": answers.write("Hello!\\n"); answers.flush(); continue
-    elif kind == "long": answers.write("x" * 300_000 + "\\n"); answers.flush(); continue
-    elif kind == "loud": print("word " * 50_000); os.write(2, b"\\xff")
-    elif kind == "slow": time.sleep(0.3)
-    if kind == "broken": say({"code": "model_broken", "detail": "it is no model"})
-    elif kind == "raise": say({"code": "unexpected", "detail": "KeyError: 1"})
-    else: say({"made": True})
-    note("done", path.name)
-"""
-
-FILE_BYTES = 7
-
-
-@dataclass
-class Bench:
-    """A folder with files, a worker script, and preparers over one store."""
-
-    folder: Path
-    preparers: list[Preparer] = field(default_factory=list)
-
-    @property
-    def store(self) -> ArtifactStore:
-        """Return a view of the store that all share."""
-        return ArtifactStore(self.folder / "store", 2**20)
-
-    def preparer(self, **options: object) -> Preparer:
-        """Return a preparer with short times, closed in the end."""
-        script = self.folder / "worker.py"
-        script.write_text(WORKER)
-        command = [sys.executable, "-S", str(script), str(self.folder / "log")]
-        values: dict[str, Any] = {
-            "idle_s": 0.1,
-            "pause_s": 0.01,
-            "poll_s": 0.01,
-            "stall_limit_s": 5.0,
-            **options,
-        }
-        made = Preparer(values.pop("command", command), values.pop("store", self.store), **values)
-        self.preparers.append(made)
-        return made
-
-    def file(self, name: str) -> Path:
-        """Write a file that stands for a model."""
-        path = self.folder / name
-        path.write_bytes(bytes(FILE_BYTES))
-        return path
-
-    def specs(self, *names: str) -> list[ModelSpec]:
-        """Write files and return them as registered versions."""
-        return [_spec(self.file(name)) for name in names]
-
-    def events(self) -> list[tuple[str, int, str]]:
-        """Return what the workers noted: event, process id, file."""
-        log = self.folder / "log"
-        lines = log.read_text().splitlines() if log.exists() else []
-        found = [line.split(" ") for line in lines]
-        return [(event, int(pid), name) for event, pid, name in found]
-
-    def asked(self) -> list[str]:
-        """Return the files that workers were asked for."""
-        return [name for event, _, name in self.events() if event == "file"]
-
-    def done(self) -> list[str]:
-        """Return the files that workers answered for."""
-        return [name for event, _, name in self.events() if event == "done"]
-
-    def workers(self) -> list[int]:
-        """Return the process ids of all workers that ran."""
-        return [pid for event, pid, _ in self.events() if event == "start"]
-
-    def alive(self) -> list[int]:
-        """Return those that run still."""
-        return [pid for pid in self.workers() if psutil.pid_exists(pid)]
-
-
-def _spec(path: Path, source: str = "folder") -> ModelSpec:
-    return ModelSpec(ModelKey(path.stem, "1"), ModelFormat.PT, source, str(path))
-
-
-async def _until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
-    async with asyncio.timeout(limit_s):
-        while not condition():  # noqa: ASYNC110 - it is another process's state
-            await asyncio.sleep(0.01)
+from serve_app.loading.preparer import pause_after
+from tests.unit.loading.preparer_bench import FILE_BYTES, Bench, spec_of, until
 
 
 @pytest.fixture
@@ -146,9 +33,9 @@ async def test_files_are_prepared_once_by_one_worker_that_ends(bench: Bench) -> 
     specs = bench.specs("a.pt", "b.onnx", "c.pt")
     preparer.wanted(specs)
     preparer.wanted(specs)
-    await _until(lambda: len(bench.done()) == 3)
+    await until(lambda: len(bench.done()) == 3)
     assert bench.asked() == ["a.pt", "b.onnx", "c.pt"]
-    await _until(lambda: not bench.alive())
+    await until(lambda: not bench.alive())
 
     preparer.wanted(specs)
     await asyncio.sleep(0.3)
@@ -156,19 +43,19 @@ async def test_files_are_prepared_once_by_one_worker_that_ends(bench: Bench) -> 
 
     os.utime(bench.folder / "b.onnx", (1, 1))
     preparer.wanted(specs)
-    await _until(lambda: len(bench.done()) == 4)
+    await until(lambda: len(bench.done()) == 4)
     assert bench.asked()[3:] == ["b.onnx"]
 
 
 async def test_only_files_of_folders_are_prepared(bench: Bench) -> None:
     """And what was opened, wherever it came from; what is gone is passed over."""
     preparer = bench.preparer()
-    gone = _spec(bench.folder / "gone.pt")
-    preparer.wanted([_spec(bench.file("official.pt"), "ultralytics"), gone, *bench.specs("a.pt")])
+    gone = spec_of(bench.folder / "gone.pt")
+    preparer.wanted([spec_of(bench.file("official.pt"), "ultralytics"), gone, *bench.specs("a.pt")])
     preparer.opened(bench.file("fetched.pt"))
     preparer.opened(bench.file("strange.bin"))
-    await _until(lambda: len(bench.done()) == 2)
-    await _until(lambda: not bench.alive())
+    await until(lambda: len(bench.done()) == 2)
+    await until(lambda: not bench.alive())
     assert bench.asked() == ["fetched.pt", "a.pt"]
 
 
@@ -176,9 +63,9 @@ async def test_opened_file_goes_first_while_others_wait(bench: Bench) -> None:
     """After the one in hand."""
     preparer = bench.preparer()
     preparer.wanted(bench.specs("slow-a.pt", "b.pt", "c.pt"))
-    await _until(lambda: bench.asked())
+    await until(lambda: bench.asked())
     preparer.opened(bench.folder / "c.pt")
-    await _until(lambda: len(bench.done()) == 3)
+    await until(lambda: len(bench.done()) == 3)
     assert bench.asked() == ["slow-a.pt", "c.pt", "b.pt"]
 
 
@@ -186,9 +73,9 @@ async def test_idle_worker_takes_what_comes_up(bench: Bench) -> None:
     """Starting one takes seconds."""
     preparer = bench.preparer(idle_s=20.0)
     preparer.wanted(bench.specs("a.pt"))
-    await _until(lambda: bench.done())
+    await until(lambda: bench.done())
     preparer.opened(bench.file("b.pt"))
-    await _until(lambda: len(bench.done()) == 2)
+    await until(lambda: len(bench.done()) == 2)
     assert len(bench.workers()) == 1
     assert len(bench.alive()) == 1
 
@@ -200,8 +87,8 @@ async def test_refused_files_are_told_of_once(
     preparer = bench.preparer()
     specs = bench.specs("broken.pt", "raise.pt", "a.pt")
     preparer.wanted(specs)
-    await _until(lambda: len(bench.done()) == 4)
-    await _until(lambda: not bench.alive())
+    await until(lambda: len(bench.done()) == 4)
+    await until(lambda: not bench.alive())
     preparer.wanted(specs)
     preparer.opened(bench.folder / "broken.pt")
     await asyncio.sleep(0.2)
@@ -226,12 +113,12 @@ async def test_file_that_ends_two_workers_is_set_aside(
     """The others are prepared."""
     preparer = bench.preparer(stall_limit_s=limit_s)
     preparer.wanted(bench.specs(f"{kind}.pt", "a.pt"))
-    await _until(lambda: len(bench.asked()) == 3)
-    await _until(lambda: f"{kind}.pt is not prepared" in caplog.text)
-    await _until(lambda: not bench.alive())
+    await until(lambda: len(bench.asked()) == 3)
+    await until(lambda: f"{kind}.pt is not prepared" in caplog.text)
+    await until(lambda: not bench.alive())
     preparer.opened(bench.folder / f"{kind}.pt")
     preparer.opened(bench.file("b.pt"))
-    await _until(lambda: "b.pt" in bench.done())
+    await until(lambda: "b.pt" in bench.done())
     assert bench.asked() == [f"{kind}.pt", "a.pt", f"{kind}.pt", "b.pt"]
     assert reason in caplog.text
 
@@ -242,8 +129,8 @@ async def test_file_over_the_processor_time_is_set_aside_at_once(
     """It would take as long again; a new worker takes the others."""
     preparer = bench.preparer()
     preparer.wanted(bench.specs("spin.pt", "a.pt"))
-    await _until(lambda: bench.done() == ["a.pt"])
-    await _until(lambda: not bench.alive())
+    await until(lambda: bench.done() == ["a.pt"])
+    await until(lambda: not bench.alive())
     assert bench.asked() == ["spin.pt", "a.pt"]
     assert "too much processor time" in caplog.text
 
@@ -264,13 +151,13 @@ async def test_full_store_is_left_to_what_is_opened(
     preparer = bench.preparer()
     with caplog.at_level(logging.INFO):
         preparer.wanted(bench.specs("a.pt", "b.pt", "c.pt"))
-        await _until(lambda: len(bench.done()) == 3)  # these workers write nothing
+        await until(lambda: len(bench.done()) == 3)  # these workers write nothing
         assert "only when opened" not in caplog.text
 
         _fill(store, "another", 1)
         preparer.wanted(bench.specs("d.pt", "e.pt", "f.pt"))
         preparer.opened(bench.folder / "f.pt")
-        await _until(lambda: not preparer._queue)
+        await until(lambda: not preparer._queue)
     assert bench.asked()[3:] == ["f.pt"]
     assert "2 models are prepared only when opened" in caplog.text
 
@@ -293,7 +180,7 @@ async def test_known_fleet_is_looked_at_in_few_hops(
 
     monkeypatch.setattr(asyncio, "to_thread", count)
     preparer.wanted(specs)
-    await _until(lambda: not preparer._queue)
+    await until(lambda: not preparer._queue)
     assert hops == 4  # 1, 256, 256, 87
     assert bench.workers() == []
 
@@ -302,7 +189,7 @@ async def test_worker_that_gets_on_slowly_is_waited_for(bench: Bench) -> None:
     """On a busy machine it hardly runs; that is not the file's fault."""
     preparer = bench.preparer(stall_limit_s=0.1)
     preparer.wanted(bench.specs("busy.pt"))
-    await _until(lambda: bench.done())
+    await until(lambda: bench.done())
     assert bench.asked() == ["busy.pt"]
 
 
@@ -313,8 +200,8 @@ async def test_what_a_library_prints_goes_to_the_log(
     preparer = bench.preparer()
     with caplog.at_level(logging.INFO):
         preparer.wanted(bench.specs("loud.pt"))
-        await _until(lambda: bench.done())
-        await _until(lambda: not bench.alive())
+        await until(lambda: bench.done())
+        await until(lambda: not bench.alive())
     assert "prepare worker: word word" in caplog.text
 
 
@@ -326,7 +213,7 @@ async def test_worker_that_cannot_start_is_told_of_once(
     missing = bench.preparer(command=["/no/such/program"])
     preparer.wanted(bench.specs("a.pt"))
     missing.wanted(bench.specs("a.pt"))
-    await _until(lambda: preparer._losses >= 3 and missing._losses >= 3)
+    await until(lambda: preparer._losses >= 3 and missing._losses >= 3)
     assert caplog.text.count("ended with exit status 3") == 1
     assert caplog.text.count("No such file or directory") == 1
     assert "is not prepared" not in caplog.text
@@ -338,7 +225,7 @@ async def test_folder_that_cannot_be_made_is_told_of_once(
     """No worker is started for it."""
     preparer = bench.preparer(store=ArtifactStore(bench.file("file") / "store", 2**20))
     preparer.wanted(bench.specs("a.pt"))
-    await _until(lambda: preparer._losses >= 3)
+    await until(lambda: preparer._losses >= 3)
     assert caplog.text.count("preparing models pauses") == 1
     assert bench.workers() == []
 
@@ -375,7 +262,7 @@ async def test_closing_ends_a_worker_amid_a_file(bench: Bench) -> None:
     """And what it left unfinished goes; being told of files afterwards does nothing."""
     preparer = bench.preparer()
     preparer.wanted(bench.specs("hang.pt"))
-    await _until(lambda: bench.asked())
+    await until(lambda: bench.asked())
     await preparer.aclose()
     assert bench.alive() == []
     preparer.opened(bench.file("a.pt"))
@@ -387,11 +274,11 @@ async def test_cancelled_closing_ends_the_worker_too(bench: Bench) -> None:
     """The replica may be in a hurry."""
     preparer = bench.preparer()
     preparer.wanted(bench.specs("hang.pt"))
-    await _until(lambda: bench.asked())
+    await until(lambda: bench.asked())
     closing = asyncio.create_task(preparer.aclose())
     await asyncio.sleep(0)
     closing.cancel()
-    await _until(lambda: not bench.alive())
+    await until(lambda: not bench.alive())
 
 
 @pytest.mark.parametrize("delay_ms", [0, 1, 2, 5, 10, 20, 40, 80, 160])
@@ -407,4 +294,4 @@ async def test_cancellation_at_any_time_leaves_no_process(bench: Bench, delay_ms
     preparer._task.cancel()
     with suppress(asyncio.CancelledError):
         await preparer._task
-    await _until(lambda: not set(psutil.Process().children()) - before, limit_s=5)
+    await until(lambda: not set(psutil.Process().children()) - before, limit_s=5)

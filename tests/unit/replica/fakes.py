@@ -62,6 +62,8 @@ class FakeModel:
     An input is one picture of (32, 32), or of the `imgsz` asked for.
     """
 
+    was_prepared = True
+
     def __init__(
         self, name: str = "m", log: list[str] | None = None, *, seconds: tuple[float, ...] = ()
     ) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -15,8 +14,8 @@ from serve_app.errors import (
     ModelBrokenError,
     OverloadedError,
 )
-from serve_app.replica.batcher import Answered, Batcher, Pictures
-from serve_app.types import ModelKey, PredictParams
+from serve_app.replica.batcher import Batcher
+from tests.unit.replica.batcher_bench import Bench, keep_busy, numbers
 from tests.unit.replica.fakes import (
     BROKEN,
     ROW_BYTES,
@@ -32,54 +31,6 @@ INPUT_BYTES = 3 * SIDE * SIDE
 BATCHES_PAY = (0.01, 0.01, 0.01)
 
 
-@dataclass
-class Clock:
-    """Time that stands still unless it is moved."""
-
-    now: float = 100.0
-
-    def __call__(self) -> float:
-        """Tell the time."""
-        return self.now
-
-
-@dataclass
-class Bench:
-    """A batcher and its streams."""
-
-    clock: Clock = field(default_factory=Clock)
-    batcher: Batcher = field(init=False)
-    streams: Streams = field(init=False)
-
-    def start(self, streams: int = 1, max_bytes: int = 10**9) -> Batcher:
-        """Make them."""
-        self.streams = Streams(streams, 1)
-        self.batcher = Batcher(
-            self.streams, decode, decoded_bytes, max_decoded_bytes=max_bytes, clock=self.clock
-        )
-        return self.batcher
-
-    def ask(
-        self,
-        model: FakeModel,
-        *images: bytes,
-        left_s: float = 1e6,
-        imgsz: tuple[int, int] | None = None,
-        annotate: bool = False,
-    ) -> "asyncio.Task[list[Answered]]":
-        """Send a request."""
-        key, params = ModelKey(model.name, "1"), PredictParams(imgsz=imgsz)
-        pictures = Pictures(key, model, images, params, annotate, self.clock() + left_s)
-        return asyncio.create_task(self.batcher.answer(pictures))
-
-    async def until_ready(self, count: int) -> None:
-        """Wait until so many pictures wait for a stream, and no other is on its way."""
-        await asyncio.sleep(0)
-        await asyncio.to_thread(
-            until, lambda: self.batcher.ready == count and self.batcher.undecoded == 0
-        )
-
-
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     """A bench that is cleared after the test."""
@@ -90,26 +41,13 @@ async def bench() -> AsyncIterator[Bench]:
     assert bench.batcher.held_bytes == 0
 
 
-def _numbers(answered: list[Answered]) -> list[int]:
-    return [int(one.result.class_id[0]) for one in answered]
-
-
-async def _busy(bench: Bench, model: FakeModel) -> "asyncio.Task[list[Answered]]":
-    """Have a stream held up in a model that takes a picture numbered 99."""
-    model.opened.clear()
-    task = bench.ask(model, picture(99))
-    await asyncio.sleep(0)
-    await asyncio.to_thread(until, lambda: model.running == 1)
-    return task
-
-
 async def test_pictures_are_answered_in_their_order(bench: Bench) -> None:
     """By their own model, whoever else asks."""
     bench.start(streams=2)
     models = [FakeModel("a", seconds=BATCHES_PAY), FakeModel("b")]
     tasks = [bench.ask(m, *map(picture, range(n, n + 7))) for n in range(5) for m in models]
     for index, answered in enumerate(await asyncio.gather(*tasks)):
-        assert _numbers(answered) == list(range(index // 2, index // 2 + 7))
+        assert numbers(answered) == list(range(index // 2, index // 2 + 7))
     for model in models:
         assert sorted(itertools.chain.from_iterable(model.batches)) == sorted(
             [*range(7), *range(1, 8), *range(2, 9), *range(3, 10), *range(4, 11)]
@@ -120,7 +58,7 @@ async def test_a_batch_is_formed_when_the_engine_is_free(bench: Bench) -> None:
     """Of what waits then, up to the profile's size, of several requests and of one shape."""
     bench.start()
     model = FakeModel(seconds=BATCHES_PAY)
-    tasks = [await _busy(bench, model)]
+    tasks = [await keep_busy(bench, model)]
     tasks += [
         bench.ask(model, picture(1), picture(2)),
         bench.ask(model, picture(3), imgsz=(64, 32)),
@@ -137,7 +75,7 @@ async def test_without_a_profile_pictures_go_alone(bench: Bench) -> None:
     """As they come."""
     bench.start()
     model = FakeModel()
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     task = bench.ask(model, picture(1), picture(2))
     await bench.until_ready(2)
     model.opened.set()
@@ -150,7 +88,7 @@ async def test_a_rare_models_picture_is_the_next_to_run(bench: Bench) -> None:
     bench.start()
     log: list[str] = []
     hot, rare = FakeModel("hot", log, seconds=(1.0,)), FakeModel("rare", log)
-    first = await _busy(bench, hot)
+    first = await keep_busy(bench, hot)
     many = bench.ask(hot, *map(picture, range(30)))
     one = bench.ask(rare, picture(7))
     await bench.until_ready(31)
@@ -164,7 +102,7 @@ async def test_a_rare_models_picture_is_the_next_to_be_decoded(bench: Bench) -> 
     bench.start(max_bytes=6 * (ROW_BYTES + INPUT_BYTES))
     log: list[str] = []
     hot, rare = FakeModel("hot", log, seconds=(1.0,)), FakeModel("rare", log)
-    first = await _busy(bench, hot)
+    first = await keep_busy(bench, hot)
     many = bench.ask(hot, *map(picture, range(60)))
     await asyncio.sleep(0)
 
@@ -189,7 +127,7 @@ async def test_a_late_event_loop_idles_no_stream(bench: Bench) -> None:
     task = bench.ask(model, *map(picture, range(5)))
     await asyncio.sleep(0)
     until(lambda: len(model.batches) == 5)  # blocks the event loop
-    assert _numbers(await task) == list(range(5))
+    assert numbers(await task) == list(range(5))
 
 
 async def test_an_error_of_one_picture_is_its_own(bench: Bench) -> None:
@@ -197,13 +135,13 @@ async def test_an_error_of_one_picture_is_its_own(bench: Bench) -> None:
     bench.start()
     model = FakeModel(seconds=BATCHES_PAY)
     model.failures[1] = OverloadedError("too many findings")
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     bad, good = bench.ask(model, picture(1)), bench.ask(model, picture(2))
     await bench.until_ready(2)
     model.opened.set()
     with pytest.raises(OverloadedError, match="findings"):
         await bad
-    assert _numbers(await good) == [2]
+    assert numbers(await good) == [2]
     assert sorted(model.batches[1]) == [1, 2]
     await busy
 
@@ -213,13 +151,13 @@ async def test_a_batch_that_fails_is_run_one_by_one(bench: Bench) -> None:
     bench.start()
     model = FakeModel(seconds=BATCHES_PAY)
     model.breaks = lambda numbers: ModelBrokenError("bad") if 1 in numbers else None
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     bad, good = bench.ask(model, picture(1)), bench.ask(model, picture(2))
     await bench.until_ready(2)
     model.opened.set()
     with pytest.raises(ModelBrokenError):
         await bad
-    assert _numbers(await good) == [2]
+    assert numbers(await good) == [2]
     await busy
 
 
@@ -227,14 +165,14 @@ async def test_the_first_error_ends_the_request(bench: Bench) -> None:
     """Its other pictures are dropped, others' are not."""
     bench.start()
     model = FakeModel()
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     bad = bench.ask(model, picture(1), BROKEN, picture(2))
     good = bench.ask(model, picture(3))
     with pytest.raises(InvalidImageError):
         await bad
     await bench.until_ready(1)
     model.opened.set()
-    assert _numbers(await good) == [3]
+    assert numbers(await good) == [3]
     assert model.batches == [[99], [3]]
     await busy
 
@@ -245,14 +183,14 @@ async def test_an_unexpected_error_in_decoding_is_the_pictures(bench: Bench, dat
     bench.start()
     with pytest.raises(InvalidImageError, match="ValueError|IndexError"):
         await bench.ask(FakeModel(), data)
-    assert _numbers(await bench.ask(FakeModel(), picture(1))) == [1]
+    assert numbers(await bench.ask(FakeModel(), picture(1))) == [1]
 
 
 async def test_decoded_pictures_of_a_cancelled_request_are_dropped_at_once(bench: Bench) -> None:
     """Their bytes too, without waiting for a stream; they are never run."""
     bench.start()
     model = FakeModel()
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     held = bench.batcher.held_bytes
     task = bench.ask(model, picture(1, rows=1000), picture(2))
     await bench.until_ready(2)
@@ -271,7 +209,7 @@ async def test_a_cancelled_request_waits_for_its_running_batch(bench: Bench) -> 
     """However often it is cancelled: the model is in use."""
     bench.start()
     model = FakeModel()
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     for _ in range(3):
         busy.cancel()
         await asyncio.sleep(0)
@@ -286,7 +224,7 @@ async def test_what_is_too_late_is_refused_before_work_is_spent_on_it(bench: Ben
     """In either queue."""
     bench.start(max_bytes=1)
     model = FakeModel(seconds=(1.0,))
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     bench.clock.now += 1.0
     decoding_blocked = bench.ask(model, picture(1))  # the bound lets nothing in
     await asyncio.sleep(0)
@@ -303,7 +241,7 @@ async def test_what_became_too_late_while_it_waited_is_refused(bench: Bench) -> 
     """Its time went by in the queue of the stream."""
     bench.start()
     model = FakeModel(seconds=(1.0,))
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     task = bench.ask(model, picture(1), left_s=5.0)
     await bench.until_ready(1)
     bench.clock.now += 4.5
@@ -318,7 +256,7 @@ async def test_one_slow_batch_does_not_refuse_for_ever(bench: Bench) -> None:
     """What is expected is doubted a little with each refusal."""
     bench.start()
     model = FakeModel()
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     bench.clock.now += 60.0  # as if it took a minute
     model.opened.set()
     await busy
@@ -346,7 +284,7 @@ async def test_odd_batches_teach_nothing(bench: Bench, kind: str) -> None:
     bench.clock.now += 60.0  # as if it took a minute
     model.opened.set()
     await asyncio.gather(slow, return_exceptions=True)
-    assert _numbers(await bench.ask(model, picture(2), left_s=1.0)) == [2]
+    assert numbers(await bench.ask(model, picture(2), left_s=1.0)) == [2]
 
 
 async def test_an_overestimated_picture_gives_back_what_it_did_not_take(bench: Bench) -> None:
@@ -354,7 +292,7 @@ async def test_an_overestimated_picture_gives_back_what_it_did_not_take(bench: B
     streams = bench.streams = Streams(1, 1)
     bench.batcher = Batcher(streams, decode, lambda data: 9 * decoded_bytes(data))
     model = FakeModel()
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     assert bench.batcher.held_bytes == ROW_BYTES + INPUT_BYTES
     model.opened.set()
     await busy
@@ -364,7 +302,7 @@ async def test_waiting_is_measured(bench: Bench) -> None:
     """In both queues together; preprocessing includes the decoding."""
     bench.start()
     model = FakeModel()
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     task = bench.ask(model, picture(1))
     await bench.until_ready(1)
     bench.clock.now += 3.0
@@ -383,7 +321,7 @@ async def test_decoding_ahead_is_bounded_in_bytes(bench: Bench) -> None:
     """A large picture waits for room, but small ones do not pass it for ever."""
     bench.start(max_bytes=10 * ROW_BYTES + 2 * INPUT_BYTES)
     model = FakeModel()
-    busy = await _busy(bench, model)  # holds 1 row and 1 input
+    busy = await keep_busy(bench, model)  # holds 1 row and 1 input
     large = bench.ask(model, picture(1, rows=20))
     await asyncio.sleep(0)
     small = [bench.ask(model, picture(number)) for number in range(2, 9)]
@@ -403,7 +341,7 @@ async def test_a_cancelled_request_leaves_the_line_for_room(bench: Bench) -> Non
     """What waits for room in a decoder thread goes away, and lets others in."""
     bench.start(max_bytes=10 * ROW_BYTES + 4 * INPUT_BYTES)
     model = FakeModel()
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     large = bench.ask(model, picture(1, rows=100))
     await asyncio.sleep(0)
     await asyncio.to_thread(until, lambda: bench.batcher.undecoded == 0)
@@ -414,7 +352,7 @@ async def test_a_cancelled_request_leaves_the_line_for_room(bench: Bench) -> Non
         await large
     await bench.until_ready(1)
     model.opened.set()
-    assert _numbers(await small) == [2]
+    assert numbers(await small) == [2]
     await busy
 
 
@@ -422,7 +360,7 @@ async def test_closing_refuses_what_waits(bench: Bench) -> None:
     """What runs is answered; the decoder threads end; nothing is taken any more."""
     bench.start()
     model = FakeModel()
-    busy = await _busy(bench, model)
+    busy = await keep_busy(bench, model)
     waiting = bench.ask(model, picture(1))
     await bench.until_ready(1)
     await bench.batcher.aclose()
@@ -431,7 +369,7 @@ async def test_closing_refuses_what_waits(bench: Bench) -> None:
     with pytest.raises(OverloadedError, match="shutting down"):
         await bench.ask(model, picture(2))
     model.opened.set()
-    assert _numbers(await busy) == [99]
+    assert numbers(await busy) == [99]
     assert not [t for t in threading.enumerate() if t.name.startswith("decoder")]
 
 
