@@ -30,8 +30,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+# Who starts the tests in the background may have had SIGINT ignored, for all their children too.
+signal.signal(signal.SIGINT, signal.SIG_IGN if STUBBORN else signal.default_int_handler)
 if STUBBORN:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
