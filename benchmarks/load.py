@@ -72,9 +72,13 @@ def play(trace: Trace, target: Target, probe: Probe | None = None) -> Run:
 class Generator:
     """Plays one trace; every request is recorded."""
 
-    def __init__(self, trace: Trace, target: Target) -> None:
-        """Make all messages, so that nothing is left to do but to send them."""
+    def __init__(self, trace: Trace, target: Target, kept_errors: int = KEPT_ERRORS) -> None:
+        """Make all messages, so that nothing is left to do but to send them.
+
+        kept_errors: how many answers that were no 200 are kept as they were
+        """
         self._trace = trace
+        self._kept_errors = kept_errors
         self._timeout_s = target.timeout_s
         self._client = Client(target.host, target.port)
         self._messages = self._compose(target)
@@ -138,7 +142,7 @@ class Generator:
     async def _one(self, model: int, scheduled_s: float) -> None:
         sent = self._now()
         response = await self._client.ask(self._messages[model], self._timeout_s)
-        if response.status != OK and len(self._errors) < KEPT_ERRORS:
+        if response.status != OK and len(self._errors) < self._kept_errors:
             self._errors.append(f"{response.status} {response.body[:300].decode(errors='replace')}")
         self._records.append(
             Record(model, scheduled_s, sent, self._now(), response.status, cold_start(response))

@@ -106,6 +106,7 @@ def tune(config: Mapping[str, Any], folder: Path) -> None:
         say(f"requests take Serve's slower default proxy: {reason}")
     free_port = tuning.port_picker(taken=[port])
     os.environ.update(tuning.environment(os.environ, front, folder, free_port))
+    os.environ.setdefault(tuning.ONE_NODE, "1")
 
 
 def start_ray(watcher: Watcher, interrupted: threading.Event, folder: Path) -> None:

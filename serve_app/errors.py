@@ -9,6 +9,8 @@ ServeAppError
 ├── ModelBrokenError         424 model_broken
 ├── OverloadedError          503 overloaded
 ├── SourceUnavailableError   503 source_unavailable
+├── DeviceFailedError        503 device_failed
+├── ReplicaFailingError      503 replica_failing
 ├── DeadlineExceededError    504 deadline_exceeded
 └── ModelExceedsBudgetError  507 model_exceeds_budget
 
@@ -107,6 +109,28 @@ class OverloadedError(ServeAppError):
     status = 503
     code = "overloaded"
     title = "Overloaded"
+    default_retry_after_s = 1.0
+
+
+class QueueFullError(OverloadedError):
+    """The bounded queue before the detectors is full; a client is told `overloaded`."""
+
+
+class DeviceFailedError(ServeAppError):
+    """The device or the engine failed under this request; another replica may answer it."""
+
+    status = 503
+    code = "device_failed"
+    title = "Device failed"
+    default_retry_after_s = 1.0
+
+
+class ReplicaFailingError(ServeAppError):
+    """The replica is about to be replaced and has not begun this request."""
+
+    status = 503
+    code = "replica_failing"
+    title = "Replica failing"
     default_retry_after_s = 1.0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import (
     DeploymentSchema,
     HTTPOptionsSchema,
@@ -23,14 +23,16 @@ from ray.serve.schema import (
 )
 
 from serve_app.errors import ServeAppError
+from serve_app.fleet.pins import more_of
+from serve_app.fleet.share import share_of
 from serve_app.registry.catalog import Registry
+from serve_app.scaling.check import check_autoscaling
 from serve_app.settings import AppArgs, DetectorConfig, SettingsError
-from serve_app.types import ModelKey, ModelRef
+from serve_app.types import Copies, ModelKey, ModelRef
 
 IMPORT_PATH = "serve_app.app:build"
 DEPLOYMENTS = ("Detector", "Ingress")
 _RAY_MODELS: dict[str, type[BaseModel]] = {
-    "autoscaling_config": AutoscalingConfig,
     "request_router_config": RequestRouterConfig,
 }
 
@@ -106,6 +108,9 @@ def _check_deployment(name: str, deployment: Mapping[str, Any]) -> None:
         _prefixed(
             f"{name}.user_config", lambda: DetectorConfig.parse(deployment.get("user_config"))
         )
+    autoscaling = deployment.get("autoscaling_config")
+    if isinstance(autoscaling, Mapping):
+        _prefixed(f"{name}.autoscaling_config", partial(check_autoscaling, autoscaling))
     for key, model in _RAY_MODELS.items():
         values = deployment.get(key)
         if isinstance(values, Mapping):
@@ -149,29 +154,34 @@ def check_models(config: Mapping[str, Any]) -> int:
             )
         for deployment in application.get("deployments") or ():
             if deployment.get("name") == "Detector":
-                _check_named(DetectorConfig.parse(deployment.get("user_config")), registry)
+                detector = DetectorConfig.parse(deployment.get("user_config"))
+                _check_named(detector, registry, deployment.get("num_replicas"))
         total += found
     return total
 
 
 def _registry(args: AppArgs) -> Registry:
     try:
-        registry = Registry.from_settings(args)
+        registry = Registry.from_settings(args, cards=False)
     except ServeAppError as error:
         raise SettingsError(f"args.{error.detail}") from None
     registry.refresh()
     return registry
 
 
-def _check_named(config: DetectorConfig, registry: Registry) -> None:
-    keys: list[ModelKey] = []
+def _check_named(config: DetectorConfig, registry: Registry, replicas: object) -> None:
+    wanted: dict[ModelKey, Copies] = {}
     for setting in ("pinned", "preload"):
         try:
-            references = map(ModelRef.parse, getattr(config, setting))
-            keys += map(registry.snapshot.resolve, references)
+            for entry in getattr(config, setting):
+                key = registry.snapshot.resolve(ModelRef.parse(entry.model))
+                wanted[key] = more_of(entry.copies, wanted.get(key, 0))
         except ServeAppError as error:
             raise SettingsError(f"Detector.user_config.{setting}: {error.detail}") from None
-    _prefixed("Detector.user_config", lambda: config.check_count(keys))
+    count = replicas if isinstance(replicas, int) and replicas > 0 else 1
+    for rank in range(count):
+        share = share_of(wanted, rank, count)
+        _prefixed("Detector.user_config", partial(config.check_count, share))
 
 
 def check_port(host: str, port: int) -> None:

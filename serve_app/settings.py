@@ -7,6 +7,8 @@ restarts replicas. `DetectorConfig` is what may change in place (the Detector's 
 import difflib
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,7 +25,7 @@ from pydantic import (
 )
 
 from serve_app.errors import ServeAppError
-from serve_app.types import MAX_IMAGE_PIXELS, ModelKey, ModelRef
+from serve_app.types import MAX_COPIES, MAX_IMAGE_PIXELS, Copies, ModelKey, ModelRef
 
 OFFICIAL_URL = "https://github.com/ultralytics/assets/releases/download"
 MAX_MESSAGE_BYTES = 2**31
@@ -62,6 +64,32 @@ def _check_reference(value: object) -> str:
         raise ValueError(error.detail) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model reference and on how many replicas it is wanted; None: on every one."""
+
+    model: str
+    copies: Copies
+
+
+def _check_wanted(value: object, bare_copies: Copies) -> Wanted:
+    if not isinstance(value, Mapping):
+        return Wanted(_check_reference(value), bare_copies)
+    unknown = sorted(str(key) for key in value if key not in ("model", "copies"))
+    if unknown or "model" not in value:
+        raise ValueError(
+            f"{dict(value)!r} is no entry: write a reference, or {{model: name, copies: 2}}"
+        )
+    copies = value.get("copies", bare_copies)
+    if copies == "all":
+        copies = None
+    elif copies is not None and (type(copies) is not int or not 1 <= copies <= MAX_COPIES):
+        raise ValueError(
+            f"copies: {copies!r}: expected a whole number from 1 to {MAX_COPIES}, or 'all'"
+        )
+    return Wanted(_check_reference(value["model"]), copies)
+
+
 def _check_message(size: ByteSize) -> ByteSize:
     if size >= MAX_MESSAGE_BYTES:
         raise ValueError(
@@ -79,7 +107,8 @@ def _expand(path: Path) -> Path:
 
 
 MemoryBudget = Annotated[int | str, BeforeValidator(_check_budget)]
-Reference = Annotated[str, BeforeValidator(_check_reference)]
+OnEach = Annotated[Wanted, BeforeValidator(partial(_check_wanted, bare_copies=None))]
+OnOne = Annotated[Wanted, BeforeValidator(partial(_check_wanted, bare_copies=1))]
 
 
 class _Settings(BaseModel):
@@ -186,6 +215,14 @@ class AppArgs(_Settings):
         description="Longest time for one request; also the cap of a client's own timeout_s.",
     )
 
+    stuck_after_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="A replica whose engine runs one step for longer, and ten times longer than "
+        "expected, is replaced.",
+    )
+
     @model_validator(mode="after")
     def _check_bytes(self) -> Self:
         if self.max_inflight_bytes < self.max_body_bytes:
@@ -210,19 +247,33 @@ class DetectorConfig(_Settings):
         default="gdsf",
         description="Who leaves first: lru: longest unused; gdsf: also by use, load time, size.",
     )
-    pinned: tuple[Reference, ...] = Field(
-        default=(), description="Models that are loaded at once and never evicted."
+    working_set_window_s: float = Field(
+        default=60.0,
+        ge=1,
+        le=86_400,
+        description="A model asked for twice within so many seconds counts for autoscaling.",
     )
-    preload: tuple[Reference, ...] = Field(
-        default=(), description="Models that are resident before a replica reports ready."
+    pinned: tuple[OnEach, ...] = Field(
+        default=(),
+        description="Models that are loaded at once and never evicted; bare: on every replica.",
+    )
+    preload: tuple[OnOne, ...] = Field(
+        default=(),
+        description="Models that are resident before the replicas report ready; bare: on one.",
+    )
+    spare_copies_after_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="Give pinned and hot models a second copy once fewer replicas would do for so "
+        "many seconds; null: never.",
     )
 
     def check_count(self, keys: Collection[ModelKey]) -> None:
-        """Raise SettingsError when the pinned and preloaded `keys` are more than `max_models`."""
+        """Raise SettingsError when the `keys` that a replica must hold exceed `max_models`."""
         if self.max_models is not None and len(set(keys)) > self.max_models:
             raise SettingsError(
                 f"max_models: {self.max_models}, but pinned and preload name {len(set(keys))} "
-                "models together: raise max_models or name fewer"
+                "models together for one replica: raise max_models or name fewer"
             )
 
     def budget_bytes(self, device_bytes: int) -> int:

@@ -22,6 +22,9 @@ HAPROXY_BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 HAPROXY_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, nothing is bound
 """Where HAProxy works: it reaches the replicas over the loopback, on the host they listen on."""
 
+ONE_NODE = "SERVE_APP_ONE_NODE"
+"""Is 1 where `python -m serve_app` started a Ray of its own: one machine, to which nothing adds."""
+
 _RUN_TIMEOUT_S = 10.0
 
 BASE: Mapping[str, str] = {

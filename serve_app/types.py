@@ -23,6 +23,11 @@ MAX_DET = 300
 """Findings in one picture: what end-to-end heads give at most."""
 MAX_IMAGE_PIXELS = 178_956_970
 """What Pillow opens at all."""
+MAX_COPIES = 256
+"""Replicas on which one model may be wanted by number."""
+
+Copies = int | None
+"""On how many replicas a model is wanted; None: on every one, 0: on none."""
 
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.uint8]
@@ -74,6 +79,14 @@ class ModelKey:
 
     name: str
     version: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the key whose text is `name@version`; raise ValueError for anything else."""
+        match = _REFERENCE.fullmatch(text)
+        if match is None or match["version"] is None:
+            raise ValueError(f"{text[:200]!r} is no model key: expected 'name@version'")
+        return cls(match["name"], match["version"])
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
@@ -223,11 +236,48 @@ class ResidentModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """On how many replicas someone wants a model, and since when.
+
+    time_s: of the wall clock, so that the last of several writers wins everywhere
+    author: who wrote it; decides between two of the same time
+    """
+
+    key: str
+    copies: Copies
+    time_s: float
+    author: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A model that is not loaded for now, since its loads kept failing.
+
+    code: of the error that the last one ended in
+    failures: in a row
+    retry_in_s: seconds until a load is tried again
+    """
+
+    key: str
+    code: str
+    failures: int
+    retry_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaReport:
     """The state of one replica, as `GET /v1/replicas` shows it.
 
     advertised: the model keys that Ray's routers are told of
     config_error: why the last `user_config` was refused, or a preload failed
+    set_aside: the models whose requests are refused because their loads kept failing
+    share: the pins and preloads of `user_config` that fell to this replica
+    pinned: the models that are never evicted here
+    pin_errors: why a pinned model could not be loaded here, by key
+    configured: the copies that `user_config` wants of its pinned models, by key
+    pins: what was pinned and unpinned over HTTP, as far as this replica knows
+    spare_copies_after_s: as in `user_config`
+    load: what the autoscaler is told (serve_app.scaling.reports)
     """
 
     replica_id: str
@@ -240,3 +290,11 @@ class ReplicaReport:
     models: tuple[ResidentModel, ...]
     advertised: tuple[str, ...] = ()
     config_error: str | None = None
+    set_aside: tuple[SetAside, ...] = ()
+    share: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    pin_errors: Mapping[str, str] = field(default_factory=dict, hash=False)
+    configured: Mapping[str, Copies] = field(default_factory=dict, hash=False)
+    pins: tuple[Pin, ...] = ()
+    spare_copies_after_s: float | None = None
+    load: Mapping[str, float] = field(default_factory=dict, hash=False)

@@ -11,7 +11,7 @@ is preparing ends that first (the file stays prepared), and one that is opening 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, Generic
 
@@ -21,15 +21,17 @@ from serve_app.cache.lease import Lease
 from serve_app.cache.loader import M, ModelLoader, P
 from serve_app.cache.observer import CacheObserver, NullObserver, Outcome
 from serve_app.cache.policies import LRU, Policy
+from serve_app.cache.quarantine import Quarantine, nothing_known
 from serve_app.cache.state import CacheState, no_room
 from serve_app.errors import (
     DeadlineExceededError,
     InvalidParameterError,
     ModelBrokenError,
     OverloadedError,
+    ReplicaFailingError,
     ServeAppError,
 )
-from serve_app.types import ModelKey, ResidentModel
+from serve_app.types import ModelKey, ResidentModel, SetAside
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class ModelCache(Generic[P, M]):
         patience_s: float = 1.0,
         observer: CacheObserver | None = None,
         clock: Callable[[], float] = time.monotonic,
+        file_of: Callable[[ModelKey], Hashable] = nothing_known,
     ) -> None:
         """Make an empty cache.
 
@@ -64,6 +67,7 @@ class ModelCache(Generic[P, M]):
             patience_s: how long a load without room lets later ones pass and models in use be
             observer: is told of requests, loads and evictions
             clock: seconds, for durations and the order of use
+            file_of: something that differs when a model's file was replaced; must not block
         """
         if max_concurrent_loads < 1:
             raise ValueError(f"max_concurrent_loads must be 1 or more, not {max_concurrent_loads}")
@@ -83,6 +87,7 @@ class ModelCache(Generic[P, M]):
             max_concurrent_prepares=max_concurrent_prepares,
             patience_s=patience_s,
         )
+        self._quarantine = Quarantine(clock, file_of=file_of)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -114,6 +119,10 @@ class ModelCache(Generic[P, M]):
             for key, entry in self._state.entries.items()
         )
 
+    def set_aside(self) -> tuple[SetAside, ...]:
+        """Return the models whose requests are refused because their loads kept failing."""
+        return self._quarantine.snapshot()
+
     def __repr__(self) -> str:
         states = [entry.phase.state for entry in self._state.entries.values()]
         evicting = f"{states.count('evicting')} evicting, " if "evicting" in states else ""
@@ -133,7 +142,7 @@ class ModelCache(Generic[P, M]):
             OverloadedError: there was no room or no turn for it in `timeout_s`
             DeadlineExceededError: its load took longer than `timeout_s`; it goes on for others
             ModelExceedsBudgetError: it can never fit
-            ServeAppError: whatever its load ended in
+            ServeAppError: whatever its load ended in, or the last one of a model set aside
         """
         asked, deadline = self._clock(), _deadline(timeout_s)
         waited = await self._until_not_leaving(key, deadline)
@@ -148,8 +157,13 @@ class ModelCache(Generic[P, M]):
         finally:
             self._release(entry)
 
-    async def load(self, key: ModelKey, *, timeout_s: float) -> bool:
-        """Make `key` resident and keep no lease; return whether it had to be loaded."""
+    async def load(self, key: ModelKey, *, timeout_s: float, at_once: bool = False) -> bool:
+        """Make `key` resident and keep no lease; return whether it had to be loaded.
+
+        at_once: try it even if it is set aside because its loads failed
+        """
+        if at_once:
+            self._quarantine.try_now(key)
         async with self.lease(key, timeout_s=timeout_s) as lease:
             return lease.cold
 
@@ -163,6 +177,7 @@ class ModelCache(Generic[P, M]):
             OverloadedError: it was still in use after `timeout_s`; it stays
         """
         deadline = _deadline(timeout_s)
+        self._quarantine.try_now(key)  # somebody sees to it
         entry = self._state.entries.get(key)
         if entry is None:
             return False
@@ -222,6 +237,7 @@ class ModelCache(Generic[P, M]):
             raise _ENDING.copy()
         entry = self._state.entries.get(key)
         if entry is None:
+            self._quarantine.check(key)
             self._observer.requested(key, "missed")
             entry = self._state.add(key)
             self._state.use(entry)
@@ -271,8 +287,11 @@ class ModelCache(Generic[P, M]):
             self._state.failed(entry, OverloadedError(f"the load of {entry.key} was cancelled"))
             raise
         except Exception as error:
-            self._state.failed(entry, _client_error(entry.key, error))
+            failure = _client_error(entry.key, error)
+            self._quarantine.failed(entry.key, failure)
+            self._state.failed(entry, failure)
         else:
+            self._quarantine.loaded(entry.key)
             self._state.opened(entry, model, prepare_s + self._clock() - started)
             if self._state.ending and entry.phase is Phase.RESIDENT:
                 self._state.evict([entry.key], "shutdown")
@@ -319,7 +338,7 @@ class ModelCache(Generic[P, M]):
         return task
 
 
-_ENDING = OverloadedError("this replica is shutting down: try again later")
+_ENDING = ReplicaFailingError("this replica is shutting down: try again later")
 
 
 def _deadline(timeout_s: float) -> float:

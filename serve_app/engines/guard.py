@@ -8,7 +8,12 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from serve_app.errors import ModelBrokenError, OverloadedError, ServeAppError
+from serve_app.errors import (
+    DeviceFailedError,
+    ModelBrokenError,
+    OverloadedError,
+    ServeAppError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +27,7 @@ def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     Raises:
         ModelBrokenError: anything unexpected, which is logged; the file is to blame
         OverloadedError: the memory ran out
+        DeviceFailedError: the device can no longer be used
     """
     return blaming(_broken_model, functools.partial(function, *args, **kwargs))
 
@@ -32,6 +38,7 @@ def blaming(blame: Callable[[Exception], ServeAppError], function: Callable[[], 
     Raises:
         ServeAppError: what `function` or `blame` says
         OverloadedError: the memory ran out
+        DeviceFailedError: the device can no longer be used
     """
     try:
         return function()
@@ -40,6 +47,12 @@ def blaming(blame: Callable[[Exception], ServeAppError], function: Callable[[], 
     except Exception as error:
         if is_out_of_memory(error):
             raise OverloadedError("there is no memory left for this now; ask again") from None
+        if is_device_error(error):
+            logger.error("the device fails", exc_info=error)
+            raise DeviceFailedError(
+                "the device failed while it worked on this; the replica is being replaced: ask "
+                "again"
+            ) from None
         raise blame(error) from None
 
 
@@ -60,6 +73,47 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("can't allocate memory", "not enough memory")
-    )
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+def is_device_error(error: Exception) -> bool:
+    """Whether the device itself failed, which no later call in this process survives.
+
+    CUDA reports such an error with every call from then on: only a new process helps. To have no
+    memory left is none, nor is whatever a model makes an operator refuse.
+    """
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
+        return False
+    text = str(error)
+    if any(words in text for words in _CALL_REFUSED):
+        return False
+    failed = any(words in text for words in _DEVICE_FAILED)
+    return failed or isinstance(error, torch.AcceleratorError)
+
+
+_CALL_REFUSED = (
+    "invalid argument",
+    "invalid configuration argument",
+    "invalid device function",
+    "no kernel image is available",
+    "captur",  # what may not be recorded as a CUDA graph
+)
+"""CUDA errors of one call; the device goes on."""
+
+_DEVICE_FAILED = (
+    "CUDA error",
+    "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_INTERNAL_ERROR",
+    "device-side assert",
+)

@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from serve_app.engines.watch import Watch
 from serve_app.engines.worker import settle
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 Work = Callable[[], None]
 _MOST_STREAMS = 4
+WARM_UP_S = 12.0
+"""What is submitted may take that long: the first passes of a graph compile and record it."""
 
 
 def default_streams(device: str, cores: int) -> int:
@@ -51,6 +54,8 @@ class Streams:
     def __init__(self, count: int, cores: int, *, name: str = "stream") -> None:
         """Start `count` threads, which use `cores` cores together."""
         self.count = count
+        self.watch = Watch()
+        """Of what the streams run."""
         self._alone_cores, self._share = share_cores(cores, count)
         self._lock = threading.Lock()
         self._wakers = [threading.Condition(self._lock) for _ in range(count)]
@@ -102,7 +107,7 @@ class Streams:
             RuntimeError: the streams are closed
         """
         future: Future[T] = Future()
-        work = functools.partial(_fulfil, future, functools.partial(function, *args, **kwargs))
+        work = functools.partial(self._fulfil, future, functools.partial(function, *args, **kwargs))
         with self._lock:
             if self._closed:
                 raise RuntimeError("the streams are closed")
@@ -159,6 +164,17 @@ class Streams:
             return self._submitted.popleft()[0]
         return self._take()
 
+    def _fulfil(self, future: Future[T], function: Callable[[], T]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            with self.watch.step("a warm-up", WARM_UP_S):
+                result = function()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
     def _wake_one(self) -> None:
         """Wake the first stream that sleeps; it wakes the next one if there is more (locked)."""
         if self._asleep:
@@ -169,14 +185,3 @@ class Streams:
 
 def _nothing() -> Work | None:
     return None
-
-
-def _fulfil(future: Future[T], function: Callable[[], T]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        result = function()
-    except BaseException as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)

@@ -1,7 +1,12 @@
 """Puts the HTTP API together; nothing here knows of Ray."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 
+from serve_app.fleet.keeper import FleetKeeper
 from serve_app.ingress import openapi
 from serve_app.ingress.backend import DetectorBackend
 from serve_app.ingress.limits import InFlight, IngressLimits
@@ -26,6 +31,15 @@ def create_api(
 
     send_request_id: False where the server around it sends the header X-Request-Id itself
     """
+    keeper = FleetKeeper(backend)
+
+    @asynccontextmanager
+    async def keep_pins(_: FastAPI) -> AsyncIterator[None]:
+        keeping = asyncio.create_task(keeper.run())
+        yield
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
     app = FastAPI(
         title="serve_app",
         version=versions().get("serve_app", "unknown"),
@@ -35,9 +49,10 @@ def create_api(
         redoc_url=None,
         # A redirect would send the whole picture twice.
         redirect_slashes=False,
+        lifespan=keep_pins,
     )
     in_flight = InFlight(limits.max_inflight_bytes)
-    Services(backend, AsyncRegistry(registry), limits, in_flight).attach(app)
+    Services(backend, keeper, AsyncRegistry(registry), limits, in_flight).attach(app)
     for router in (predict_router(), models_router(), status_router()):
         app.include_router(router)
     add_problem_handlers(app)

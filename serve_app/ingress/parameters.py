@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from serve_app.errors import InvalidParameterError
-from serve_app.types import MAX_DET, MAX_IMGSZ, MIN_IMGSZ, PredictParams
+from serve_app.types import MAX_COPIES, MAX_DET, MAX_IMGSZ, MIN_IMGSZ, Copies, PredictParams
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -81,6 +81,10 @@ def _count(text: str, maximum: int) -> int:
     return value
 
 
+def _copies(text: str) -> Copies:
+    return None if text == "all" else _count(text, MAX_COPIES)
+
+
 def _size(text: str) -> tuple[int, int]:
     match = _SIZE.fullmatch(text)
     if match is None:
@@ -129,6 +133,13 @@ OFFSET = Parameter(
     "a whole number from 0",
     {"type": "integer", "minimum": 0, "default": 0},
     "Leave out so many models at the beginning.",
+)
+COPIES = Parameter(
+    "copies",
+    _copies,
+    f"a whole number from 1 to {MAX_COPIES}, or all",
+    {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_COPIES}, {"const": "all"}]},
+    "On how many replicas, 1 by default; `all`: on every replica.",
 )
 MODEL = Parameter("model", str, "name or name@version", {"type": "string"}, "The model reference.")
 COMMON = (

@@ -72,7 +72,7 @@ def json_response(
 def from_error(error: ServeAppError) -> Problem:
     """Return the problem that `error` is to a client."""
     headers = {}
-    if error.status == 503:
+    if error.status == 503 or error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 0)))
     return Problem(error.status, error.code, error.title, error.detail, headers)
 

@@ -60,6 +60,7 @@ async def predict(request: Request) -> Response:
     check_headers(request, services.limits, services.in_flight)
     # Looked up before the body is read: an unknown name costs no upload.
     key = await services.key_of(request.path_params["ref"])
+    services.backlog.check()
     with services.in_flight.hold() as holding:
         body, options = await _read(request, services.limits, holding, deadline, COMMON)
         return await _answer(services, deadline, key, body, options)
@@ -70,6 +71,7 @@ async def predict_with_model(request: Request) -> Response:
     services = Services.of(request)
     deadline = Deadline(services.limits.request_timeout_s)
     check_headers(request, services.limits, services.in_flight)
+    services.backlog.check()
     named = [("model", request.headers[name]) for name in _MODEL_HEADERS if name in request.headers]
     with services.in_flight.hold() as holding:
         body, options = await _read(request, services.limits, holding, deadline, WITH_MODEL, named)
@@ -127,7 +129,8 @@ async def _answer(
         timeout_s=deadline.left_s,
         annotate=options.annotate,
     )
-    result = await deadline.bound(services.backend.predict(request), f"predicting with {key}")
+    with services.backlog.call():
+        result = await deadline.bound(services.backend.predict(request), f"predicting with {key}")
     headers = predict_headers(result)
     if options.annotate:
         return Response(_annotated(result), headers=headers, media_type="image/jpeg")

@@ -33,6 +33,10 @@ def _array(items: Schema | str, description: str = "") -> Schema:
     return {"type": "array", "items": content, "description": description}
 
 
+def _object_of(values: Schema, description: str) -> Schema:
+    return {"type": "object", "additionalProperties": values, "description": description}
+
+
 def _or_null(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
@@ -78,6 +82,10 @@ _METADATA = _object(
     version={"type": "object", "additionalProperties": _TEXT},
 )
 _RESIDENT = _object("Where a model is in memory", replica_id=_TEXT, bytes=_INTEGER, state=_TEXT)
+_COPIES: Schema = {
+    "anyOf": [_INTEGER, {"const": "all"}],
+    "description": "On how many replicas it is wanted; 0: it is not pinned",
+}
 _MODEL = _object(
     "A registered version",
     name=_TEXT,
@@ -99,6 +107,7 @@ _DETAILS: Schema = {
         _object(
             "All that its card says",
             versions=_array(_TEXT, "All of this name, from the lowest to the highest"),
+            wanted=_or_null(_COPIES),
             architecture=_or_null(_TEXT),
             training=_FACTS,
             evaluation=_FACTS,
@@ -127,6 +136,28 @@ _REPLICA = _object(
     models=_array("ReplicaModel"),
     advertised=_array(_TEXT, "The models that Ray's routers are told of"),
     config_error=_or_null(_text("Why the last configuration was refused")),
+    share=_array(_TEXT, "Of the pins and preloads of user_config, those that fell to this replica"),
+    pinned=_array(_TEXT, "The models that are never evicted here"),
+    pin_errors=_object_of(_TEXT, "Why a pinned model could not be loaded here, by key"),
+    configured=_object_of(_or_null(_INTEGER), "Copies that user_config pins, null: everywhere"),
+    pins=_array("Pin", "The last pinning or unpinning of each model over HTTP"),
+    spare_copies_after_s=_or_null(_NUMBER),
+    load=_object_of(_NUMBER, "What the autoscaler is told of this replica"),
+    set_aside=_array("SetAside", "Models whose requests are refused: their loads kept failing"),
+)
+_PIN = _object(
+    "What someone wanted of a model, and when",
+    key=_TEXT,
+    copies=_or_null({**_INTEGER, "description": "0: unpinned; null: on every replica"}),
+    time_s={**_NUMBER, "description": "Seconds since 1970"},
+    author=_TEXT,
+)
+_SET_ASIDE = _object(
+    "A model whose loads kept failing",
+    key=_TEXT,
+    code=_text("Of the error that the last load ended in", "model_broken"),
+    failures={**_INTEGER, "description": "Loads in a row that failed"},
+    retry_in_s={**_NUMBER, "description": "Seconds until a load is tried again"},
 )
 
 SCHEMAS: dict[str, Schema] = {
@@ -145,11 +176,23 @@ SCHEMAS: dict[str, Schema] = {
     "Model": _MODEL,
     "ModelDetails": _DETAILS,
     "Resident": _RESIDENT,
-    "Loaded": _object("The model is in memory", model=_TEXT, state=_TEXT, took_ms=_NUMBER),
+    "Placed": _object(
+        "The model is in memory",
+        ("model", "state", "wanted", "replicas", "took_ms"),
+        model=_TEXT,
+        state={"type": "string", "enum": ["resident", "pinned"]},
+        wanted=_COPIES,
+        replicas=_array(_TEXT, "The ids of those that this call made hold it, or found holding it"),
+        shortfall=_text("Why it is on fewer replicas than wanted; only where it is"),
+        took_ms=_NUMBER,
+    ),
+    "Unpinned": _object("The model may be evicted", model=_TEXT, state=_TEXT, was=_COPIES),
     "Unloaded": _object("The model is not in memory", model=_TEXT, state=_TEXT, replicas=_INTEGER),
     "ReplicaList": _object("The replicas", replicas=_array("Replica")),
     "Replica": _REPLICA,
     "ReplicaModel": _REPLICA_MODEL,
+    "SetAside": _SET_ASIDE,
+    "Pin": _PIN,
     "Health": _object("The server's state", status=_TEXT),
     "Problem": _PROBLEM,
 }

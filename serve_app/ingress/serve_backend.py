@@ -1,14 +1,32 @@
 """The detectors as the ingress reaches them: a few calls over a Ray Serve handle."""
 
+import asyncio
 import logging
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.errors import DeadlineExceededError, Failure, OverloadedError, from_failure
+from serve_app.errors import (
+    DeadlineExceededError,
+    DeviceFailedError,
+    Failure,
+    OverloadedError,
+    QueueFullError,
+    ReplicaFailingError,
+    ServeAppError,
+    from_failure,
+)
+from serve_app.fleet.plan import Orders
+from serve_app.ingress.limits import Deadline
 from serve_app.types import ModelKey, PredictRequest, PredictResult, ReplicaReport
 
 logger = logging.getLogger(__name__)
@@ -17,6 +35,28 @@ T = TypeVar("T")
 
 REPORT_TIMEOUT_S = 4.0
 """Shorter than the ingress gives it, so that the answer names the replicas."""
+_ANSWER_SHARE = 0.95
+"""Of the time for loading on several replicas, what each of them is given."""
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 1.0
+"""Between attempts at a replica that has not begun the call; it ends in about a second."""
+
+_LOST = (
+    RayActorError,
+    WorkerCrashedError,
+    NodeDiedError,
+    ObjectLostError,
+    ReplicaUnavailableError,
+    DeviceFailedError,
+)
+_BROKEN_OFF = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
 
 
 class ServeBackend:
@@ -32,12 +72,32 @@ class ServeBackend:
         Raises:
             ServeAppError: as the replica said, or overloaded when the queue is full
         """
-        result: PredictResult = await self._call("predict", request.key, request)
+        result: PredictResult = await self._call(
+            "predict",
+            request.key,
+            request.timeout_s,
+            lambda left_s: (replace(request, timeout_s=left_s),),
+        )
         return result
 
-    async def load(self, key: ModelKey, timeout_s: float) -> None:
+    async def load(self, key: ModelKey, timeout_s: float) -> str:
         """Make a model resident on one replica, the one that holds it already if one does."""
-        await self._call("load", key, key, timeout_s)
+        replica_id: str = await self._call("load", key, timeout_s, lambda left_s: (key, left_s))
+        return replica_id
+
+    async def load_on(
+        self, key: ModelKey, replica_ids: Collection[str], timeout_s: float
+    ) -> dict[str, Failure | None]:
+        """Make a model resident on the named replicas; one that is gone is not in the answer."""
+        in_time_s = timeout_s * _ANSWER_SHARE  # so that a slow one does not hide the others
+        answers = await self._broadcast(
+            "load_on", key, tuple(replica_ids), in_time_s, timeout_s=timeout_s
+        )
+        return dict(answer for answer in answers if answer is not None)
+
+    async def order(self, orders: Orders) -> None:
+        """Tell every replica what it is to hold; their loads go on after this returns."""
+        await self._broadcast("order", orders, timeout_s=REPORT_TIMEOUT_S)
 
     async def unload(self, key: ModelKey, timeout_s: float) -> int:
         """Release a model on every replica; return how many held it."""
@@ -62,30 +122,40 @@ class ServeBackend:
         except DeadlineExceededError:
             return False
 
-    async def _call(self, method: str, key: ModelKey, *arguments: object) -> Any:  # noqa: ANN401
-        """Call one replica; when it dies, try once more: every call may be repeated."""
+    async def _call(
+        self,
+        method: str,
+        key: ModelKey,
+        timeout_s: float,
+        arguments: Callable[[float], tuple[object, ...]],
+    ) -> Any:  # noqa: ANN401
+        """Call one replica, and once more if it is lost meanwhile: every call may be repeated.
+
+        One that cannot begin the call, since it is being replaced, costs nothing: another is asked
+        as long as there is time. While there is none, Ray's router waits for one.
+
+        arguments: returns those of the call, given the seconds that are left
+        """
         handle = self._handle.options(method_name=method, multiplexed_model_id=str(key))
-        for last in (False, True):
+        deadline = Deadline(timeout_s)
+        was_lost, pause_s = False, _FIRST_PAUSE_S
+        while True:
             try:
-                return _unwrap(await handle.remote(*arguments))
-            except BackPressureError:
-                raise OverloadedError(
-                    "all detector replicas are busy and the queue is full: try again later, "
-                    "or raise the number of replicas"
-                ) from None
-            except DeploymentUnavailableError:
-                raise OverloadedError("no detector replica could be started") from None
-            except RayActorError:
-                if last:
-                    raise OverloadedError("the detector replicas are being replaced") from None
-            except grpc.RpcError as error:
-                # Ray passes on whatever gRPC says, but for a replica that is gone: a message over
-                # its limit, a stream that broke. Trying again would send the same once more.
-                logger.exception("the call of %s for %s failed on its way", method, key)
-                raise OverloadedError(
-                    "the way to the detector replica failed: try again later, or send less at once"
-                ) from error
-        raise AssertionError("unreachable")
+                return _unwrap(await handle.remote(*arguments(deadline.left_s)))
+            except ReplicaFailingError:
+                if deadline.left_s <= pause_s:
+                    raise
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            except Exception as error:
+                if not _is_lost(error):
+                    raise _explain(error, method, key) from None
+                if was_lost or not deadline.left_s:
+                    raise _explain_lost(error) from None
+                was_lost = True
+                logger.warning(
+                    "%s with %s is tried once more, a replica is lost: %r", method, key, error
+                )
 
     async def _broadcast(self, method: str, *arguments: object, timeout_s: float) -> list[Any]:
         """Call every replica; one that dies meanwhile gives no answer."""
@@ -98,11 +168,46 @@ class ServeBackend:
             raise DeadlineExceededError(
                 f"not every replica answered {method!r} within {timeout_s:g} s: try again"
             ) from None
-        alive = [answer for answer in answers if not isinstance(answer, RayActorError)]
+        alive = [
+            answer for answer in answers if not (isinstance(answer, Exception) and _is_lost(answer))
+        ]
         for answer in alive:
             if isinstance(answer, Exception):
                 raise answer
         return alive
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether the replica ended or failed under a call, so that another may answer it."""
+    if isinstance(error, grpc.RpcError):
+        # Ray takes UNAVAILABLE for an actor that is away; a server that ends may say otherwise.
+        return isinstance(error, grpc.aio.AioRpcError) and error.code() in _BROKEN_OFF
+    return isinstance(error, _LOST)
+
+
+def _explain(error: Exception, method: str, key: ModelKey) -> Exception:
+    """Return what a client is told of an error that no other replica would spare it."""
+    if isinstance(error, BackPressureError):
+        return QueueFullError(
+            "all detector replicas are busy and the queue is full: try again later, or raise the "
+            "number of replicas"
+        )
+    if isinstance(error, DeploymentUnavailableError):
+        return OverloadedError("no detector replica could be started")
+    if isinstance(error, grpc.RpcError):
+        # A message over gRPC's limit, say. Trying again would send the same once more.
+        logger.error("the call of %s for %s failed on its way", method, key, exc_info=error)
+        return OverloadedError(
+            "the way to the detector replica failed: try again later, or send less at once"
+        )
+    return error
+
+
+def _explain_lost(error: Exception) -> ServeAppError:
+    """Return what a client is told whose call was lost twice, or with no time left."""
+    if isinstance(error, DeviceFailedError):
+        return error
+    return OverloadedError("the detector replicas are being replaced: try again later")
 
 
 def _unwrap(answer: T | Failure) -> T:

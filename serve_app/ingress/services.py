@@ -1,13 +1,15 @@
 """What the routes share; it hangs on the application, so that nothing is global."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 
 from serve_app.errors import ServeAppError
+from serve_app.fleet.keeper import FleetKeeper
 from serve_app.ingress.backend import DetectorBackend
 from serve_app.ingress.limits import Deadline, InFlight, IngressLimits
+from serve_app.ingress.overload import Backlog
 from serve_app.ingress.parameters import Parameter, parse_values
 from serve_app.registry.live import AsyncRegistry
 from serve_app.types import ModelKey, ModelRef, ReplicaReport
@@ -22,9 +24,11 @@ class Services:
     """The deployment behind the ingress, the models that exist, and the limits of a request."""
 
     backend: DetectorBackend
+    fleet: FleetKeeper
     registry: AsyncRegistry
     limits: IngressLimits
     in_flight: InFlight
+    backlog: Backlog = field(default_factory=Backlog)
 
     def attach(self, app: FastAPI) -> None:
         """Make these the services of `app`."""

@@ -34,6 +34,8 @@ class PrepareQueue:
         self._urgent: dict[str, None] = {}
         self._wanted: dict[str, None] = {}
         self._records: dict[str, _Record] = {}
+        self.settled = 0
+        """How often a file was prepared."""
 
     def __bool__(self) -> bool:
         return bool(self._urgent or self._wanted)
@@ -76,8 +78,14 @@ class PrepareQueue:
         self._urgent.pop(path, None)
         self._wanted.pop(path, None)
 
+    def is_settled(self, path: str) -> bool:
+        """Whether the file was prepared, as it was when it was last looked at."""
+        record = self._records.get(path)
+        return record is not None and record.settled_at is not None
+
     def settle(self, identity: FileIdentity) -> None:
         """The file is prepared, or needs not be."""
+        self.settled += 1
         self._records[identity[0]] = _Record(identity, settled_at=self._clock())
         self.drop(identity[0])
 

@@ -23,7 +23,7 @@ from serve_app.loading.prepare_process import (
     prepare_process,
 )
 from serve_app.loading.prepare_queue import PrepareQueue
-from serve_app.types import ModelFormat, ModelSpec
+from serve_app.types import ModelFormat, ModelKey, ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class Preparer:
         self._pause_s = pause_s
         self._poll_s = poll_s
         self._queue = PrepareQueue(clock)
+        self._keys: dict[str, ModelKey] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = store.limit_bytes <= 0
@@ -83,7 +84,8 @@ class Preparer:
         written in turn, each removing another's.
         """
         if not self._closed:
-            self._queue.want(spec.location for spec in specs if spec.source == _FOLDER_SOURCE)
+            self._keys = {s.location: s.key for s in specs if s.source == _FOLDER_SOURCE}
+            self._queue.want(self._keys)
             self._wake()
 
     def opened(self, path: Path) -> None:
@@ -91,6 +93,17 @@ class Preparer:
         if not self._closed and path.suffix in _SUFFIXES:
             self._queue.urge(str(path))
             self._wake()
+
+    @property
+    def settled(self) -> int:
+        """How many files were prepared so far, some perhaps more than once."""
+        return self._queue.settled
+
+    def prepared(self) -> frozenset[ModelKey] | None:
+        """Return the versions in folders that are prepared; None where nothing ever is."""
+        if self._store.limit_bytes <= 0:
+            return None
+        return frozenset(key for path, key in self._keys.items() if self._queue.is_settled(path))
 
     async def aclose(self) -> None:
         """End the worker and all waiting; nothing is prepared afterwards."""

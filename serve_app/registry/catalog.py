@@ -4,23 +4,20 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol, Self
 
+from serve_app.errors import ModelNotFoundError
 from serve_app.registry.folder import FolderScanner
 from serve_app.registry.official import OfficialScanner
 from serve_app.registry.snapshot import Snapshot
 from serve_app.settings import AppArgs
-from serve_app.types import ModelSpec
+from serve_app.types import ModelKey, ModelSpec
 
 logger = logging.getLogger(__name__)
 
-_MIN_MISS_INTERVAL_S = 0.25
-"""However many unknown names are asked for, the disk is scanned at most so often."""
-
 _REFRESH_SHARE = 20
-_MISS_SHARE = 4
-"""A slow scan is repeated less often: it takes 1/20 of the time, 1/4 under a flood of misses."""
+"""A slow scan is repeated less often: it takes at most 1/20 of the time."""
 
 
 class Scanner(Protocol):
@@ -29,9 +26,14 @@ class Scanner(Protocol):
     def scan(self) -> Sequence[ModelSpec]:
         """Return the models that are there now; may block."""
 
+    def scan_name(self, name: str) -> Sequence[ModelSpec]:
+        """Return those of one name, quickly where there are many; may block, in any thread."""
+
 
 class Registry:
     """Which models exist: `refresh` scans for them, `snapshot` answers from memory.
+
+    `look` brings one name up to date, at a cost that does not grow with the number of models.
 
     `AsyncRegistry` keeps it fresh under requests. The first scanner that knows a name decides
     what the bare name means.
@@ -46,7 +48,8 @@ class Registry:
         self._scanners = scanners
         self._refresh_interval_s = refresh_interval_s
         self._clock = clock
-        self._lock = threading.Lock()
+        self._scanning = threading.Lock()
+        self._publishing = threading.Lock()
         self._found: list[Sequence[ModelSpec]] = [() for _ in scanners]
         self._failures: list[str | None] = [None for _ in scanners]
         self._scanned_at: float | None = None
@@ -55,16 +58,19 @@ class Registry:
         """What the last scan found; reading it never blocks."""
 
     @classmethod
-    def from_settings(cls, args: AppArgs) -> Self:
-        """Return the registry of the configured folder and official models."""
+    def from_settings(cls, args: AppArgs, *, cards: bool = True) -> Self:
+        """Return the registry of the configured folder and official models.
+
+        cards: whether what their authors say of the models is read
+        """
         return cls(
-            FolderScanner(args.repository),
+            FolderScanner(args.repository, cards=cards),
             OfficialScanner(args.official_models, url=args.official_url),
         )
 
     @property
     def age_s(self) -> float:
-        """Seconds since the last scan; infinite before the first."""
+        """Seconds since the last scan of all; infinite before the first."""
         return float("inf") if self._scanned_at is None else self._clock() - self._scanned_at
 
     @property
@@ -72,31 +78,67 @@ class Registry:
         """The age from which the snapshot is out of date."""
         return max(self._refresh_interval_s, _REFRESH_SHARE * self._scan_took_s)
 
-    @property
-    def miss_interval_s(self) -> float:
-        """The age from which an unknown name is worth another scan."""
-        return max(_MIN_MISS_INTERVAL_S, _MISS_SHARE * self._scan_took_s)
+    def file_of(self, key: ModelKey) -> Hashable:
+        """Return something that differs once the file of `key` was replaced, as last seen.
+
+        A file of the same size in the same place is taken for the same.
+        """
+        try:
+            spec = self.snapshot.spec(key)
+        except ModelNotFoundError:
+            return None
+        return spec.location, spec.size_bytes
 
     def refresh(self) -> None:
         """Run every scanner; one that fails keeps what it had, and the log tells once."""
-        with self._lock:
+        with self._scanning:
             started = self._clock()
-            for index, scanner in enumerate(self._scanners):
-                self._scan(index, scanner)
-            self.snapshot = Snapshot(self._found)
+            found = [self._scan(index, scanner) for index, scanner in enumerate(self._scanners)]
+            with self._publishing:
+                self._publish(found)
             self._scanned_at = self._clock()
             self._scan_took_s = self._scanned_at - started
+
+    def look(self, name: str) -> None:
+        """Bring one name up to date; where a scanner fails, all stays as it was."""
+        try:
+            found = [scanner.scan_name(name) for scanner in self._scanners]
+        except Exception as error:
+            logger.debug("no look at the models named %r: %s", name, error)
+            return
+        if Snapshot(found).of_name(name) == self.snapshot.of_name(name):
+            return
+        with self._publishing:
+            self._publish(
+                [
+                    [*(spec for spec in known if spec.key.name != name), *new]
+                    for known, new in zip(self._found, found, strict=True)
+                ]
+            )
 
     async def refresh_now(self) -> None:
         """Run every scanner without blocking the event loop."""
         await asyncio.to_thread(self.refresh)
 
-    def _scan(self, index: int, scanner: Scanner) -> None:
+    async def look_now(self, name: str) -> None:
+        """Bring one name up to date without blocking the event loop."""
+        await asyncio.to_thread(self.look, name)
+
+    def _publish(self, found: list[Sequence[ModelSpec]]) -> None:
+        """Let the snapshot show what was found; where that is no news, it stays the same object."""
+        if found != self._found:
+            self._found = found
+            self.snapshot = Snapshot(found)
+
+    def _scan(self, index: int, scanner: Scanner) -> Sequence[ModelSpec]:
+        """Return what a scanner finds, or what it had when it fails."""
         failure = None
+        found = self._found[index]
         try:
-            self._found[index] = scanner.scan()
+            found = scanner.scan()
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
         if failure is not None and failure != self._failures[index]:
             logger.warning("the %s cannot be read, its last state is kept: %s", scanner, failure)
         self._failures[index] = failure
+        return found

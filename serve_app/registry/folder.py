@@ -26,10 +26,15 @@ _Signature = tuple[int, int, int]
 
 
 class FolderScanner:
-    """Finds the models below one folder. Not thread-safe: the registry scans under its lock."""
+    """Finds the models below one folder.
 
-    def __init__(self, root: Path) -> None:
+    One scan at a time, the registry sees to that; `scan_name` may run beside it in other threads.
+    """
+
+    def __init__(self, root: Path, *, cards: bool = True) -> None:
+        """Look below `root`; without `cards` none is read, which of 10,000 takes seconds."""
         self._root = Path(os.path.abspath(root))
+        self._reads_cards = cards
         self._cards: dict[str, tuple[_Signature, ModelCard]] = {}
 
     def __str__(self) -> str:
@@ -48,6 +53,20 @@ class FolderScanner:
             for spec in self._versions(name, folder, cards)
         ]
         self._cards = cards
+        return specs
+
+    def scan_name(self, name: str) -> list[ModelSpec]:
+        """Return the versions of one name that lie there now, however many other names there are.
+
+        Raises:
+            OSError: the root itself cannot be read
+        """
+        cards: dict[str, tuple[_Signature, ModelCard]] = {}
+        found = self._versions(name, f"{self._root}/{name}", cards) if _is_part(name) else ()
+        specs = list(found)
+        if not specs:
+            os.stat(self._root)  # the root is there, so it is this name that is not
+        self._cards.update(cards)
         return specs
 
     def _versions(
@@ -75,6 +94,8 @@ class FolderScanner:
 
     def _card(self, path: str, cards: dict[str, tuple[_Signature, ModelCard]]) -> ModelCard:
         """Return the card in `path`; it is read, and complained of, once per change."""
+        if not self._reads_cards:
+            return ModelCard()
         found = _stat_file(path)
         if found is None:
             return ModelCard()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,17 +14,23 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_LOOKS = 4
+"""At the same time: on a disk that hangs, a flood of unknown names takes no more threads."""
+
 
 class AsyncRegistry:
     """A registry whose scans run one at a time, shared by all who wait for one.
 
-    While requests keep coming, none of them waits for a scan: one that finds the snapshot out of
-    date starts the next scan and answers from the present one. After a pause the first one waits.
+    No lookup waits for a scan, which takes the longer the more models there are: one that finds
+    the snapshot out of date starts the next scan and answers from the present one. What must not
+    be out of date - a name that is not known, any name after a pause - is looked at by itself.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._scan: asyncio.Task[None] | None = None
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        self._room = asyncio.Semaphore(_LOOKS)
 
     @property
     def scanning(self) -> bool:
@@ -32,50 +39,72 @@ class AsyncRegistry:
 
     async def resolve(self, ref: ModelRef) -> ModelKey:
         """Return the version that `ref` means; raise ModelNotFoundError when it does not exist."""
-        await self._freshen()
-        return await self._look_up(lambda: self._registry.snapshot.resolve(ref))
+        if self._is_old():
+            await self._look(ref.name)
+        return await self._look_up(ref.name, lambda: self._registry.snapshot.resolve(ref))
 
     async def spec(self, key: ModelKey) -> ModelSpec:
         """Return the entry of `key`; raise ModelNotFoundError when it does not exist."""
-        return await self._look_up(lambda: self._registry.snapshot.spec(key))
+        return await self._look_up(key.name, lambda: self._registry.snapshot.spec(key))
 
     async def current_spec(self, key: ModelKey) -> ModelSpec:
-        """Return the entry of `key` as it is now: for a loader, whose keys exist and are few.
+        """Return the entry of `key` as it is now, for a loader.
 
         Raises:
             ModelNotFoundError: it does not exist any more
         """
-        await self._freshen()
-        try:
-            return self._registry.snapshot.spec(key)
-        except ModelNotFoundError:
-            await self._refresh()
-            return self._registry.snapshot.spec(key)
+        self._is_old()
+        await self._look(key.name)
+        return self._registry.snapshot.spec(key)
+
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Return the versions of a name from the lowest to the highest, as last seen."""
+        return self._registry.snapshot.versions(name)
 
     async def list(self) -> tuple[ModelSpec, ...]:
-        """Return every entry, sorted by name, then version from the lowest to the highest."""
-        await self._freshen()
+        """Return every entry, sorted by name, then version from the lowest to the highest.
+
+        The same tuple again as long as nothing has changed.
+        """
+        if self._is_old():
+            await self._refresh()
         return self._registry.snapshot.specs
 
-    async def _look_up(self, find: Callable[[], T]) -> T:
+    async def _look_up(self, name: str, find: Callable[[], T]) -> T:
         try:
             return find()
         except ModelNotFoundError:
-            if not self.scanning and self._registry.age_s < self._registry.miss_interval_s:
+            await self._look(name)
+        try:
+            return find()
+        except ModelNotFoundError:
+            if self._registry.age_s < math.inf:
                 raise
-        await self._refresh()
+        await self._refresh()  # so that the message can tell what there is
         return find()
 
-    async def _freshen(self) -> None:
-        interval_s = self._registry.refresh_interval_s
-        if self._registry.age_s > 2 * interval_s:
-            await self._refresh()
-        elif self._registry.age_s > interval_s:
+    def _is_old(self) -> bool:
+        """Start a scan where one is due; whether what is known is too old to be acted upon."""
+        interval_s, age_s = self._registry.refresh_interval_s, self._registry.age_s
+        if age_s > interval_s:
             self._start_scan()
+        return age_s > 2 * interval_s
 
     async def _refresh(self) -> None:
         # Shielded: a request that is cancelled must not end the scan that others wait for.
         await asyncio.shield(self._start_scan())
+
+    async def _look(self, name: str) -> None:
+        """Bring one name up to date; all who ask for it meanwhile share the look."""
+        look = self._looks.get(name)
+        if look is None:
+            look = self._looks[name] = asyncio.create_task(self._look_in_turn(name))
+            look.add_done_callback(lambda _: self._looks.pop(name))
+        await asyncio.shield(look)
+
+    async def _look_in_turn(self, name: str) -> None:
+        async with self._room:
+            await self._registry.look_now(name)
 
     def _start_scan(self) -> asyncio.Task[None]:
         if self._scan is None:

@@ -67,6 +67,10 @@ class OfficialScanner:
         """Return the models; nothing is fetched."""
         return self._specs
 
+    def scan_name(self, name: str) -> list[ModelSpec]:
+        """Return the one model of that name, if it is offered."""
+        return [spec for spec in self._specs if spec.key.name == name]
+
 
 def _spec(name: str, url: str, tag: str) -> ModelSpec:
     if name not in OFFICIAL_MODELS:

@@ -35,6 +35,7 @@ class Snapshot:
 
     def __init__(self, sources: Iterable[Sequence[ModelSpec]]) -> None:
         self._specs: dict[ModelKey, ModelSpec] = {}
+        self._by_name: dict[str, list[ModelSpec]] = {}
         self._latest: dict[str, ModelKey] = {}
         for specs in sources:
             self._add(specs)
@@ -46,11 +47,20 @@ class Snapshot:
     def _add(self, specs: Sequence[ModelSpec]) -> None:
         latest: dict[str, ModelKey] = {}
         for spec in specs:
-            self._specs.setdefault(spec.key, spec)
+            if self._specs.setdefault(spec.key, spec) is spec:
+                self._by_name.setdefault(spec.key.name, []).append(spec)
             best = latest.get(spec.key.name)
             if best is None or version_order(best.version) < version_order(spec.key.version):
                 latest[spec.key.name] = spec.key
         self._latest = latest | self._latest
+
+    def of_name(self, name: str) -> Sequence[ModelSpec]:
+        """Return the entries of a name in the order of the sources; none where it is unknown."""
+        return tuple(self._by_name.get(name, ()))
+
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Return the versions of a name from the lowest to the highest."""
+        return tuple(sorted((spec.key.version for spec in self.of_name(name)), key=version_order))
 
     def resolve(self, ref: ModelRef) -> ModelKey:
         """Return the version that `ref` means; a bare name means the highest.
@@ -89,7 +99,7 @@ class Snapshot:
         return f"no model {name!r} is registered:{hint} {count} listed at GET /v1/models"
 
     def _unknown_version(self, key: ModelKey) -> str:
-        versions = [spec.key.version for spec in self.specs if spec.key.name == key.name]
+        versions = self.versions(key.name)
         shown = ", ".join(versions[-_NEAR_NAMES:])
         more = f" ({len(versions)} in all)" if len(versions) > _NEAR_NAMES else ""
         return (

@@ -7,7 +7,6 @@ and hand it on to each other, so a late event loop holds up nobody's picture but
 
 import asyncio
 import functools
-import itertools
 import logging
 import threading
 import time
@@ -18,10 +17,10 @@ from weakref import WeakKeyDictionary
 
 from serve_app.engines.base import Answer, EngineModel, ModelInput
 from serve_app.engines.decoding import decode_guarded
-from serve_app.engines.guard import guarded
 from serve_app.engines.streams import Streams, Work
 from serve_app.engines.worker import outlast
-from serve_app.errors import DeadlineExceededError, OverloadedError, ServeAppError
+from serve_app.errors import DeadlineExceededError, OverloadedError, ReplicaFailingError
+from serve_app.replica.passes import run_pass
 from serve_app.replica.scheduler import FairScheduler, Ticket, Turn
 from serve_app.replica.timings import Shape, Timings
 from serve_app.types import ImageArray, ImageResult, ModelKey, PredictParams
@@ -76,6 +75,12 @@ class _Job:
     decode_s: float = 0.0
     held_bytes: int = 0
     input: ModelInput | None = None
+
+    @property
+    def each_s(self) -> float:
+        """Seconds that a stream takes for it in a batch of the best size; 0: nobody knows."""
+        shape = self.input.shape if self.input else self.of.params.imgsz or self.of.model.info.imgsz
+        return self.timings.expected_s(shape, self.timings.max_batch) / self.timings.max_batch
 
 
 _Outcome = tuple[_Job, Answered | Exception]
@@ -140,7 +145,8 @@ class Batcher:
 
         Raises:
             DeadlineExceededError: there is not enough time left for one of them
-            OverloadedError: the batcher is closed, or the memory ran out
+            ReplicaFailingError: the batcher is closed
+            OverloadedError: too many of its model's pictures wait already, or the memory ran out
             ServeAppError: whatever else is wrong with the first that failed
         """
         jobs = self._admit(pictures)
@@ -181,10 +187,24 @@ class Batcher:
                 _Job(pictures, data, timings, loop.create_future(), now) for data in pictures.images
             ]
             shape = pictures.params.imgsz or model.info.imgsz
+            self._check_time(pictures, timings.expected_s(shape, 1), now)
             for job in jobs:
                 self._queue(job, self._undecoded, shape, max_batch=1)
         self._decoders.wake()
         return jobs
+
+    def _check_time(self, pictures: Pictures, own_s: float, now: float) -> None:
+        """Refuse what would still wait for its model's earlier pictures when its time is over."""
+        waiting = [*self._undecoded.of(pictures.key), *self._ready.of(pictures.key)]
+        ahead_s = sum(ticket.work.each_s for ticket in waiting) / self._streams.count
+        spare_s = pictures.deadline - now - own_s
+        if 0 <= spare_s < ahead_s:
+            late_s = ahead_s - spare_s
+            raise OverloadedError(
+                f"{len(waiting)} pictures wait for model {pictures.key} already, which would take "
+                f"{late_s:.2f} s longer than there is time: ask again later",
+                retry_after_s=late_s,
+            )
 
     async def _withdraw(self, jobs: Sequence[_Job]) -> None:
         """Drop the pictures that still wait, and wait for the threads that have one."""
@@ -237,12 +257,13 @@ class Batcher:
         if not self._reserve(job, decode_guarded(self._decoded_bytes, job.data)):
             return None
         started = self._clock()
-        image = decode_guarded(self._decode, job.data)
-        job.decode_s = self._clock() - started
-        with self._room:
-            self._hold(job, image.nbytes)
-            self._room.notify_all()
-        return job.of.model.preprocess(image, job.of.params, annotate=job.of.annotate)
+        with self._streams.watch.step("a decode"):
+            image = decode_guarded(self._decode, job.data)
+            job.decode_s = self._clock() - started
+            with self._room:
+                self._hold(job, image.nbytes)
+                self._room.notify_all()
+            return job.of.model.preprocess(image, job.of.params, annotate=job.of.annotate)
 
     def _reserve(self, job: _Job, nbytes: int) -> bool:
         """Wait for room for a picture, in turn; return whether it is still wanted."""
@@ -279,7 +300,8 @@ class Batcher:
         jobs = [ticket.work for ticket in turn.tickets]
         inputs = [job.input for job in jobs if job.input is not None]
         started = self._clock()
-        answers = _answers(jobs[0].of.model, inputs)
+        with self._streams.watch.step("a pass", turn.charged_s):
+            answers = run_pass(jobs[0].of.model, inputs)
         seconds = self._clock() - started
         with self._lock:
             self._ready.done(turn, seconds)
@@ -347,23 +369,13 @@ class Batcher:
         job.held_bytes = nbytes
 
 
-_ENDING = OverloadedError("this replica is shutting down: try again later")
+_ENDING = ReplicaFailingError("this replica is shutting down: try again later")
 
 
 def _is_typical(jobs: Sequence[_Job], answers: Sequence[Answer]) -> bool:
     """Whether the time of a batch tells that of the next: drawing takes longer, failing is odd."""
     failed = any(isinstance(answer, Exception) for answer in answers)
     return not failed and not any(job.of.annotate for job in jobs)
-
-
-def _answers(model: EngineModel, inputs: Sequence[ModelInput]) -> list[Answer]:
-    """Return an answer to each input, as if it were alone also where the batch fails."""
-    try:
-        return guarded(model.predict, inputs)
-    except ServeAppError as error:
-        if len(inputs) == 1:
-            return [error]
-    return list(itertools.chain.from_iterable(_answers(model, [one]) for one in inputs))
 
 
 def _deliver(outcomes: Sequence[_Outcome]) -> None:

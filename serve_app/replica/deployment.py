@@ -10,10 +10,12 @@ import os
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.schema import ReplicaRank
 
 from serve_app.cache import POLICIES, CacheLimits, ModelCache
 from serve_app.engines.devices import device_total_bytes, resolve_device, usable_cores
@@ -21,6 +23,8 @@ from serve_app.engines.factory import create_engines
 from serve_app.engines.store import ArtifactStore
 from serve_app.engines.streams import Streams, default_streams
 from serve_app.errors import Failure, ServeAppError
+from serve_app.fleet.holder import Holder
+from serve_app.fleet.plan import Orders
 from serve_app.loading.loader import LoadedModel, Loader, PreparedFile
 from serve_app.loading.prepare_worker import WorkerSettings
 from serve_app.loading.preparer import Preparer
@@ -31,12 +35,16 @@ from serve_app.metrics import Metrics
 from serve_app.registry import folder, official
 from serve_app.registry.catalog import Registry
 from serve_app.registry.live import AsyncRegistry
+from serve_app.replica.autoscaling_stats import AutoscalingStats
+from serve_app.replica.configuration import understand
+from serve_app.replica.health import Health
 from serve_app.replica.multiplex import MultiplexBridge
 from serve_app.replica.observer import ReplicaObserver
 from serve_app.replica.preparation import follow
+from serve_app.replica.routing_stats import RoutingMeter
 from serve_app.replica.service import PredictService
 from serve_app.settings import AppArgs, DetectorConfig, SettingsError
-from serve_app.types import ModelKey, ModelRef, PredictRequest, PredictResult, ReplicaReport
+from serve_app.types import ModelKey, PredictRequest, PredictResult, ReplicaReport
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +68,18 @@ class Detector:
         self._node_id = ray.get_runtime_context().get_node_id()
         self._device = resolve_device(args.device)
         self._device_bytes = device_total_bytes(self._device)
-        self._registry = AsyncRegistry(Registry.from_settings(args))
+        registry = Registry.from_settings(args, cards=False)
+        self._registry = AsyncRegistry(registry)
         cores = args.threads or usable_cores()
         self._streams = Streams(args.streams or default_streams(self._device, cores), cores)
+        self._health = Health(self._streams.watch, stuck_after_s=args.stuck_after_s)
         store = ArtifactStore(args.cache_dir / PREPARED_FOLDER, args.prepared_bytes)
         worker = WorkerSettings(
             self._device, args.precision, args.cpu_engine, store.folder, store.limit_bytes
         )
         self._preparer = Preparer(worker.command(), store)
         self._following: asyncio.Task[None] | None = None
+        self._routing = RoutingMeter(self._streams.count, self._preparer)
         self._loader = Loader(
             self._registry.current_spec,
             {folder.SOURCE: FolderSource(), official.SOURCE: UltralyticsSource(args.cache_dir)},
@@ -88,15 +99,24 @@ class Detector:
         self._bridge = MultiplexBridge(self, ModelSlot)
         self._metrics = Metrics()
         self._config = DetectorConfig()
+        self._scaling = AutoscalingStats(self._metrics, self._config.working_set_window_s)
         self._config_error: str | None = None
         self._configured = False
         self._preloading: asyncio.Task[None] | None = None
         self._preload_timeout_s = args.request_timeout_s
+        self._limits = CacheLimits(self._config.budget_bytes(self._device_bytes))
+        self._share: tuple[str, ...] = ()
+        self._holder = Holder(
+            self._replica_id,
+            apply=self._pin,
+            load=lambda key: self._load(ModelKey.parse(key), self._preload_timeout_s),
+        )
         self._cache: ModelCache[PreparedFile, LoadedModel] = ModelCache(
             self._loader,
-            limits=CacheLimits(self._config.budget_bytes(self._device_bytes)),
+            limits=self._limits,
             max_concurrent_loads=args.max_concurrent_loads,
-            observer=ReplicaObserver(self._metrics, self._on_change),
+            file_of=registry.file_of,
+            observer=ReplicaObserver(self._metrics, self._on_change, self._scaling),
         )
         self._service = PredictService(
             self._cache, self._streams, max_image_pixels=args.max_image_pixels
@@ -112,20 +132,34 @@ class Detector:
         started = time.monotonic()
         try:
             async with self._advertised(request.key):
-                result = await self._service.predict(request)
+                result = await self._health.run(self._service.predict(request))
         except ServeAppError as error:
             return error.to_failure()
         phases_s = {**result.phases_s, "total": time.monotonic() - started}
         self._metrics.answered(request.key.name, phases_s)
+        self._routing.answered(result)
         return result
 
-    async def load(self, key: ModelKey, timeout_s: float) -> Failure | None:
-        """Make a model resident; None once it is."""
+    async def load(self, key: ModelKey, timeout_s: float) -> str | Failure:
+        """Make a model resident; return this replica's id once it is."""
         try:
-            await self._load(key, timeout_s)
+            await self._load(key, timeout_s, at_once=True)
         except ServeAppError as error:
             return error.to_failure()
-        return None
+        return self._replica_id
+
+    async def load_on(
+        self, key: ModelKey, replica_ids: Collection[str], timeout_s: float
+    ) -> tuple[str, Failure | None] | None:
+        """Make a model resident if this replica is named; None if it is not."""
+        if self._replica_id not in replica_ids:
+            return None
+        answer = await self.load(key, timeout_s)
+        return self._replica_id, answer if isinstance(answer, Failure) else None
+
+    async def order(self, orders: Orders) -> None:
+        """Pin what the orders name for this replica; its loads run beside."""
+        self._holder.take(orders)
 
     async def unload(self, key: ModelKey, timeout_s: float) -> bool | Failure:
         """Release a model; False when it was not in memory."""
@@ -147,10 +181,38 @@ class Detector:
             models=self._cache.snapshot(),
             advertised=tuple(sorted(self._bridge.advertised)),
             config_error=self._config_error,
+            share=self._share,
+            pinned=tuple(sorted(self._holder.pinned)),
+            pin_errors=self._holder.errors,
+            configured=self._holder.configured,
+            pins=self._holder.table.pins,
+            spare_copies_after_s=self._config.spare_copies_after_s,
+            load=await self.record_autoscaling_stats(),
+            set_aside=self._cache.set_aside(),
         )
 
-    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Apply budget, cap, pins and preloads in place.
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell the autoscaler what this replica holds and lacks; see serve_app.scaling.policy."""
+        return self._scaling.report(
+            self._cache.snapshot(),
+            used_bytes=self._cache.used_bytes,
+            budget_bytes=self._cache.budget_bytes,
+            max_models=self._config.max_models,
+            wanted=self._holder.table.wanted(self._holder.configured),
+        )
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Say what routers should know; Ray asks every half second and passes changes on."""
+        models = self._cache.snapshot()
+        return self._routing.stats(
+            budget_bytes=self._cache.budget_bytes,
+            used_bytes=self._cache.used_bytes,
+            advertised=self._bridge.advertised,
+            resident={model.key for model in models if model.state == "resident"},
+        ).to_wire()
+
+    async def reconfigure(self, user_config: Mapping[str, Any], rank: ReplicaRank) -> None:
+        """Apply budget, cap, and this replica's share of pins and preloads in place.
 
         Ray calls this before the replica is ready: then a wrong configuration keeps it from
         starting, and preloads are awaited. It calls this again on every change, and while it
@@ -158,30 +220,42 @@ class Detector:
         configuration is refused and reported, the one in force stays, and preloads run beside.
         """
         try:
-            config = DetectorConfig.parse(user_config)
-            pinned, wanted = await self._resolve(config)
-            config.check_count(wanted)
-            limits = CacheLimits(config.budget_bytes(self._device_bytes), config.max_models, pinned)
+            wanted = await understand(
+                user_config,
+                self._registry,
+                rank=rank.rank,
+                world_size=serve.get_replica_context().world_size or 1,
+                device_bytes=self._device_bytes,
+            )
         except (SettingsError, ServeAppError) as error:
             if not self._configured:
                 raise SettingsError(f"Detector user_config: {error}") from None
             logger.error("user_config refused, the one in force stays: %s", error)
             self._config_error = str(error)
             return
-        self._config, self._config_error = config, None
-        self._cache.reconfigure(limits, POLICIES[config.eviction_policy]())
+        config = self._config = wanted.config
+        self._config_error = None
+        self._scaling.configure(config.working_set_window_s)
+        self._share = wanted.share
+        self._holder.configure(wanted.pinned, map(str, wanted.pins))
+        self._limits = replace(
+            self._limits, budget_bytes=wanted.budget_bytes, max_models=config.max_models
+        )
+        self._cache.reconfigure(self._limits, POLICIES[config.eviction_policy]())
         if self._following is None:
             self._following = asyncio.create_task(follow(self._registry, self._preparer))
         if self._preloading is not None:
             self._preloading.cancel()
-        self._preloading = asyncio.create_task(self._preload(wanted))
+        self._preloading = asyncio.create_task(self._preload(wanted.preloads))
         if not self._configured:
             await self._preloading
         self._configured = True
 
     async def check_health(self) -> None:
-        """Be healthy as long as the event loop answers; a bad model is no reason to restart."""
+        """Raise when the engine is stuck or the device has failed; never for a bad model."""
         self._record_memory()
+        self._metrics.set_aside(len(self._cache.set_aside()))
+        self._health.check()
 
     async def __del__(self) -> None:
         """Ray calls this once when the replica stops: give everything back, in reverse order."""
@@ -189,27 +263,16 @@ class Detector:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._holder.aclose()
         await self._preparer.aclose()
         await self._service.aclose()  # before the cache: what waits in it holds leases
         await self._cache.aclose()
         await self._loader.aclose()
         await asyncio.to_thread(self._streams.close)
 
-    async def _resolve(
-        self, config: DetectorConfig
-    ) -> tuple[frozenset[ModelKey], tuple[ModelKey, ...]]:
-        """Return the pinned keys, and all keys to be loaded at once in the order written."""
-        named: dict[str, list[ModelKey]] = {}
-        for setting in ("pinned", "preload"):
-            try:
-                references = map(ModelRef.parse, getattr(config, setting))
-                named[setting] = [await self._registry.resolve(ref) for ref in references]
-            except ServeAppError as error:
-                raise SettingsError(f"{setting}: {error.detail}") from None
-        return frozenset(named["pinned"]), tuple(dict.fromkeys(named["pinned"] + named["preload"]))
-
     async def _preload(self, keys: tuple[ModelKey, ...]) -> None:
-        """Load `keys`; one that cannot be loaded is reported and harms no other."""
+        """Load `keys`, after the pins; one that cannot be loaded is reported and harms no other."""
+        await self._holder.tried()
         for key in keys:
             try:
                 await self._load(key, self._preload_timeout_s)
@@ -217,17 +280,23 @@ class Detector:
                 self._config_error = f"{key} was not loaded: {error.code}: {error.detail}"
                 logger.error("preload of %s", self._config_error)
 
-    async def _load(self, key: ModelKey, timeout_s: float) -> None:
+    def _pin(self, keys: frozenset[str]) -> None:
+        self._limits = replace(self._limits, pinned=frozenset(map(ModelKey.parse, keys)))
+        self._cache.reconfigure(self._limits)
+
+    async def _load(self, key: ModelKey, timeout_s: float, *, at_once: bool = False) -> None:
         async with self._advertised(key):
-            await self._cache.load(key, timeout_s=timeout_s)
+            await self._health.run(self._cache.load(key, timeout_s=timeout_s, at_once=at_once))
 
     @asynccontextmanager
     async def _advertised(self, key: ModelKey) -> AsyncIterator[None]:
         """Tell the routers of `key` before its load begins, and take it back if none did."""
         await self.model_slot(str(key))
+        self._bridge.attach()
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            self._health.saw(error)
             self._on_change(self._cache.keys())
             raise
 
@@ -236,8 +305,12 @@ class Detector:
         self._record_memory()
 
     def _record_memory(self) -> None:
+        models = self._cache.snapshot()
+        self._scaling.sized(models)  # while those that leave are still there
         self._metrics.memory(
-            resident=sum(model.state == "resident" for model in self._cache.snapshot()),
+            resident=[
+                ModelKey.parse(model.key).name for model in models if model.state == "resident"
+            ],
             used_bytes=self._cache.used_bytes,
             budget_bytes=self._cache.budget_bytes,
         )

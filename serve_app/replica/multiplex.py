@@ -32,6 +32,10 @@ class MultiplexBridge:
         self._owner = owner
         self._make_slot = make_slot
 
+    def attach(self) -> None:
+        """Take hold of the wrapper as soon as there is one; Ray's own gauge must not come first."""
+        self._wrapper()
+
     @property
     def advertised(self) -> frozenset[str]:
         """The ids that routers are told of."""

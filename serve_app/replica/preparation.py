@@ -34,7 +34,7 @@ async def follow(
     while True:
         try:
             specs = await registry.list()
-            if specs != known:
+            if specs is not known:  # comparing 10,000 would hold up the event loop
                 known = specs
                 preparer.wanted(specs)
         except Exception:

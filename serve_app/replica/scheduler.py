@@ -139,6 +139,12 @@ class FairScheduler(Generic[T]):
         if not self._running and not self._flows:
             self._debts.clear()  # nobody has to wait for what they used
 
+    def of(self, flow: Hashable) -> list[Ticket[T]]:
+        """Return the tickets of one model that wait, lane by lane."""
+        found = self._flows.get(flow)
+        lanes = found.lanes.values() if found is not None else ()
+        return [ticket for lane in lanes for ticket in lane if not ticket.cancelled]
+
     def drain(self) -> list[Ticket[T]]:
         """Empty all queues and return what waited."""
         lanes = (lane for flow in self._flows.values() for lane in flow.lanes.values())

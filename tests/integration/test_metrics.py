@@ -10,11 +10,16 @@ from tests.integration.server import Server, wait_until
 
 
 def test_every_metric_is_exported(server: Server, scenes: dict[str, bytes]) -> None:
-    """After a load, a hit, a failure and an eviction each metric has a series."""
+    """After a load, a hit, a failure, an eviction and a regret each metric has a series."""
     assert server.predict("codes-n", scenes["codes-1"]).status_code == 200
     assert server.predict("codes-n", scenes["codes-1"]).status_code == 200
     assert server.predict("corrupt", scenes["codes-1"]).status_code == 424
     assert server.client.post("/v1/models/codes-n/unload").status_code == 200
+    server.reconfigure(memory_budget="1GiB", max_models=1)
+    wait_until(lambda: server.replica()["max_models"] == 1, what="the new limit")
+    for model in ("codes-n", "components-n", "codes-n"):
+        assert server.predict(model, scenes["codes-1"]).status_code == 200
+    server.reset()
 
     names = {f"ray_{m.name}{'_total' if m.kind == 'counter' else ''}" for m in ALL}
     root = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray"  # noqa: S108 (Ray's own)

@@ -18,14 +18,19 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": set(),
     "logs": set(),
     "registry": SHARED | {"settings"},
+    "fleet": SHARED | {"scaling"},
     "cache": SHARED,
     "engines": SHARED,
     "loading": SHARED | {"engines"},
-    "replica": SHARED | {"settings", "metrics", "logs", "registry", "cache", "loading", "engines"},
-    "ingress": SHARED | {"settings", "logs", "registry"},
+    "scaling": SHARED | {"tuning"},
+    "routing": set(),
+    "replica": SHARED
+    | {"settings", "metrics", "logs", "registry", "cache", "loading", "engines", "scaling"}
+    | {"routing", "fleet"},
+    "ingress": SHARED | {"settings", "logs", "registry", "fleet"},
     "app": {"settings", "ingress", "replica", "tuning"},
     "tuning": set(),
-    "preflight": SHARED | {"settings", "registry"},
+    "preflight": SHARED | {"settings", "registry", "scaling", "fleet"},
     "watcher": set(),
     "__main__": {"settings", "preflight", "tuning", "watcher"},
     "__init__": set(),
@@ -33,7 +38,8 @@ ALLOWED: dict[str, set[str]] = {
 """For each part of serve_app, the other parts it may import."""
 
 FOREIGN = {
-    "ray": {"app", "metrics", "replica", "ingress", "preflight", "watcher", "__main__"},
+    "ray": {"app", "metrics", "scaling", "replica", "ingress", "preflight", "watcher", "__main__"}
+    | {"routing"},
     "torch": {"engines"},
     "ultralytics": {"engines"},
     "onnx": {"engines"},
@@ -79,3 +85,13 @@ def test_private_names_of_ray_stay_in_one_module() -> None:
         if path.name != "multiplex.py":
             private = [name for name in _imports(path) if name.startswith("ray.") and "._" in name]
             assert not private, f"{path.name} imports {private}"
+
+
+def test_decisions_on_routes_know_no_ray() -> None:
+    """Of the package `routing` only the router, which translates, imports Ray."""
+    users = {path.name for path in MODULES if _part(path) == "routing" and "ray" in _tops(path)}
+    assert users == {"router.py"}
+
+
+def _tops(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in _imports(path)}

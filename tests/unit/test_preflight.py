@@ -128,6 +128,18 @@ def test_pins_and_preloads_are_counted_together(config: Config) -> None:
         preflight.check_models(config)
 
 
+def test_copies_are_counted_for_each_replica(config: Config) -> None:
+    """Two replicas share what is wanted once; what is pinned bare is on both."""
+    config["applications"][0]["args"]["repository"] = str(ROOT / "models")
+    detector = _detector(config)
+    detector["user_config"].update(max_models=1, preload=["codes-n", "fasteners-n"])
+    detector["num_replicas"] = 2
+    assert preflight.check_models(config) >= 1
+    detector["user_config"].update(pinned=["components-n"])
+    with pytest.raises(SettingsError, match=r"Detector\.user_config\.max_models: 1, but"):
+        preflight.check_models(config)
+
+
 def test_a_gpu_that_is_not_there_is_refused(config: Config) -> None:
     """Ray would wait for one for ever."""
     preflight.check_device(config, gpus=0)

@@ -74,6 +74,34 @@ def test_malformed_references_are_refused(reference: object) -> None:
         DetectorConfig.parse({"pinned": [reference]})
 
 
+def test_pins_and_preloads_may_tell_their_copies() -> None:
+    """A bare pin is for every replica, a bare preload for one."""
+    entries = ["a", {"model": "b@2", "copies": 3}, {"model": "c", "copies": "all"}, {"model": "d"}]
+    config = DetectorConfig.parse({"pinned": entries, "preload": entries})
+    assert [(one.model, one.copies) for one in config.pinned] == [
+        ("a", None),
+        ("b@2", 3),
+        ("c", None),
+        ("d", None),
+    ]
+    assert [one.copies for one in config.preload] == [1, 3, None, 1]
+
+
+@pytest.mark.parametrize("copies", [0, -1, 257, 1.5, "two", True, [1]])
+def test_a_number_of_copies_that_is_none_is_refused(copies: object) -> None:
+    """The text tells what is possible."""
+    entry = {"model": "a", "copies": copies}
+    with pytest.raises(SettingsError, match=r"^pinned\.0: copies: .* from 1 to 256, or 'all'$"):
+        DetectorConfig.parse({"pinned": [entry]})
+
+
+@pytest.mark.parametrize("entry", [{"copies": 2}, {"model": "a", "copy": 2}])
+def test_an_entry_with_unknown_or_missing_keys_is_refused(entry: object) -> None:
+    """As everywhere in the settings."""
+    with pytest.raises(SettingsError, match=r"^preload\.0: .*\{model: name, copies: 2\}$"):
+        DetectorConfig.parse({"preload": [entry]})
+
+
 def test_settings_are_frozen() -> None:
     """Nothing changes a setting after it was read."""
     with pytest.raises(ValueError, match="frozen"):

@@ -10,6 +10,7 @@ from serve_app.errors import (
     ModelBrokenError,
     ModelNotFoundError,
     OverloadedError,
+    ReplicaFailingError,
 )
 from tests.unit.cache.fakes import (
     A,
@@ -324,7 +325,7 @@ async def test_aclose_cancels_loads_waits_for_leases_and_closes_all() -> None:
     closing = asyncio.create_task(cache.aclose())
     await spin()
     assert isinstance(opening.error, OverloadedError)
-    assert isinstance(preparing.error, OverloadedError)
+    assert isinstance(preparing.error, ReplicaFailingError)
     loader.finish("close", B)
     await spin()
     assert not closing.done()
@@ -338,7 +339,7 @@ async def test_aclose_cancels_loads_waits_for_leases_and_closes_all() -> None:
     assert observer.keys == frozenset()
     assert loader.wrongs == []
     assert len(asyncio.all_tasks()) == 1
-    with pytest.raises(OverloadedError, match="shutting down"):
+    with pytest.raises(ReplicaFailingError, match="shutting down"):
         await cache.load(A, timeout_s=60)
     await cache.aclose()
 

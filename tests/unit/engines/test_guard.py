@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from serve_app.engines.guard import guarded
-from serve_app.errors import ModelBrokenError, OverloadedError, ServeAppError
+from serve_app.errors import (
+    DeviceFailedError,
+    ModelBrokenError,
+    OverloadedError,
+    ServeAppError,
+)
 
 
 def take_all_memory() -> object:
@@ -35,9 +40,21 @@ def test_torch_without_memory_on_the_cpu_is_overload() -> None:
         (OSError(errno.EIO, "Input/output error"), ModelBrokenError),
         (RuntimeError("shape mismatch"), ModelBrokenError),
         (ValueError("not enough memory"), ModelBrokenError),
+        (ValueError("CUDA error: a class is called so"), ModelBrokenError),
+        (torch.AcceleratorError("CUDA error: out of memory"), OverloadedError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling ..."), OverloadedError),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), DeviceFailedError),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error"), DeviceFailedError),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceFailedError),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"), ModelBrokenError),
+        (torch.AcceleratorError("CUDA error: invalid argument"), ModelBrokenError),
+        (
+            RuntimeError("CUDA error: operation not permitted when stream is capturing"),
+            ModelBrokenError,
+        ),
     ],
 )
 def test_failures_are_told_apart(error: Exception, expected: type[ServeAppError]) -> None:
-    """Only a lack of memory is worth asking again."""
+    """A lack of memory is worth asking again; a failed device is worth another replica."""
     with pytest.raises(expected):
         guarded(fail, error)

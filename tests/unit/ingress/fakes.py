@@ -2,12 +2,14 @@
 
 import asyncio
 import io
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
+from serve_app.errors import Failure
+from serve_app.fleet.plan import Orders
 from serve_app.types import (
     ImageResult,
     ModelKey,
@@ -66,6 +68,8 @@ class FakeBackend:
     predicted: list[PredictRequest] = field(default_factory=list)
     loaded: list[ModelKey] = field(default_factory=list)
     unloaded: list[ModelKey] = field(default_factory=list)
+    orders: list[Orders] = field(default_factory=list)
+    failure: Failure | None = None
     cancelled: int = 0
     is_ready: bool = True
     draws: bool = True
@@ -95,11 +99,25 @@ class FakeBackend:
         drawn = request.annotate and self.draws
         return detection(annotated=picture()) if drawn else self.answer()
 
-    async def load(self, key: ModelKey, timeout_s: float) -> None:
+    async def load(self, key: ModelKey, timeout_s: float) -> str:
         """Record the key."""
         assert timeout_s > 0
         self.loaded.append(key)
         await self._act()
+        return "r1"
+
+    async def load_on(
+        self, key: ModelKey, replica_ids: Collection[str], timeout_s: float
+    ) -> dict[str, Failure | None]:
+        """Record the key; fail as the test wants."""
+        self.loaded.append(key)
+        await self._act()
+        return dict.fromkeys(replica_ids, self.failure)
+
+    async def order(self, orders: Orders) -> None:
+        """Do as told."""
+        await self._act()
+        self.orders.append(orders)
 
     async def unload(self, key: ModelKey, timeout_s: float) -> int:
         """Record the key."""
@@ -108,9 +126,10 @@ class FakeBackend:
         return 1
 
     async def replicas(self) -> list[ReplicaReport]:
-        """Return one replica."""
+        """Return one replica, that knows of the orders."""
         await self._act()
-        return [report()]
+        pins = self.orders[-1].pins if self.orders else ()
+        return [replace(report(), pins=pins)]
 
     async def ready(self) -> bool:
         """Tell what the test wants."""

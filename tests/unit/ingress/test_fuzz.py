@@ -50,7 +50,9 @@ values = st.one_of(
     st.sampled_from(["0.5", "640", "1", "true", "json", "image", "nan", "", "1e400", "parts"]),
     st.text(max_size=20),
 )
-names = st.one_of(st.sampled_from(KNOWN), st.just("source"), st.text(max_size=8))
+names = st.one_of(
+    st.sampled_from(KNOWN), st.sampled_from(["source", "copies"]), st.text(max_size=8)
+)
 query = st.lists(st.tuples(names, values), max_size=4)
 header_names = [
     "X-Request-Id",
@@ -66,6 +68,7 @@ paths = st.one_of(
     st.sampled_from(plain_paths),
     st.builds("/v1/models/{}/predict".format, st.text(max_size=12)),
     st.builds("/v1/models/{}".format, st.text(max_size=12)),
+    st.builds("/v1/models/parts/{}".format, st.sampled_from(["load", "pin", "unpin", "unload"])),
 )
 
 

@@ -1,20 +1,25 @@
 """The way to the detectors: retried once, full queues and lost replicas are 503."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_app.errors import (
     DeadlineExceededError,
+    DeviceFailedError,
     Failure,
     ModelBrokenError,
     OverloadedError,
+    QueueFullError,
+    ReplicaFailingError,
 )
+from serve_app.fleet.plan import Orders
 from serve_app.ingress.serve_backend import ServeBackend
 from serve_app.types import ModelKey, PredictParams, PredictRequest, ReplicaReport
 
@@ -44,6 +49,7 @@ class Handle:
     def __init__(self, *outcomes: object) -> None:
         self.outcomes = list(outcomes)
         self.calls: list[tuple[str, str]] = []
+        self.arguments: list[tuple[Any, ...]] = []
         self._options: dict[str, str] = {}
 
     def options(self, **options: str) -> "Handle":
@@ -51,8 +57,9 @@ class Handle:
         self._options = options
         return self
 
-    async def remote(self, *_: object) -> object:
+    async def remote(self, *arguments: Any) -> object:  # noqa: ANN401
         """Answer one call."""
+        self.arguments.append(arguments)
         self.calls.append((self._options["method_name"], self._options["multiplexed_model_id"]))
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, Exception):
@@ -73,6 +80,11 @@ def _backend(*outcomes: object) -> tuple[ServeBackend, Handle]:
 
 async def _predict(backend: ServeBackend) -> object:
     return await backend.predict(REQUEST)
+
+
+def _grpc(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(code, nothing, nothing, "for a reason")
 
 
 def _unavailable() -> DeploymentUnavailableError:
@@ -98,20 +110,88 @@ async def test_predict_is_tried_once_more_when_a_replica_dies() -> None:
     assert len(handle.calls) == 2
 
 
-@pytest.mark.parametrize("error", [lambda: BackPressureError(1, 1), _unavailable])
-async def test_no_free_replica_is_a_503(error: Callable[[], Exception]) -> None:
-    """A full queue, or a deployment that is down, is not tried again."""
-    backend, handle = _backend(error(), "never")
+LOSSES: list[Callable[[], object]] = [
+    ActorDiedError,
+    lambda: ActorUnavailableError("away", None),
+    lambda: NodeDiedError("gone"),  # type: ignore[no-untyped-call]
+    lambda: _grpc(grpc.StatusCode.UNAVAILABLE),
+    lambda: _grpc(grpc.StatusCode.CANCELLED),
+    lambda: DeviceFailedError("the device failed").to_failure(),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+async def test_whatever_takes_a_replica_away_costs_one_more_try(
+    loss: Callable[[], object],
+) -> None:
+    """Its process, its node, its connection, its device; two in a row are told."""
+    backend, handle = _backend(loss(), "result")
+    assert await _predict(backend) == "result"
+    backend, handle = _backend(loss(), loss(), "never")
+    with pytest.raises((OverloadedError, DeviceFailedError)):
+        await _predict(backend)
+    assert len(handle.calls) == 2
+
+
+async def test_the_second_try_has_the_time_that_is_left() -> None:
+    """A client's deadline is one for both."""
+    backend, handle = _backend(ActorDiedError(), "result")
+    request = replace(REQUEST, timeout_s=30.0)
+    await backend.predict(request)
+    first, second = (arguments[0].timeout_s for arguments in handle.arguments)
+    assert second < first <= 30.0
+    backend, handle = _backend(ActorDiedError(), "never")
     with pytest.raises(OverloadedError):
+        await backend.predict(replace(REQUEST, timeout_s=0.0))
+    assert len(handle.calls) == 1
+
+
+async def test_a_replica_that_makes_way_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has not begun the call; another is asked, with pauses, as long as there is time."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("serve_app.ingress.serve_backend.asyncio.sleep", sleep)
+    refusal = ReplicaFailingError("on its way out").to_failure()
+    backend, handle = _backend(refusal, ActorDiedError(), refusal, refusal, refusal, "result")
+    answer: object = await backend.predict(replace(REQUEST, timeout_s=30.0))
+    assert answer == "result"
+    assert pauses == [0.1, 0.2, 0.4, 0.8]
+    backend, handle = _backend(refusal, "never")
+    with pytest.raises(ReplicaFailingError):
+        await backend.predict(replace(REQUEST, timeout_s=0.05))
+    assert len(handle.calls) == 1
+
+
+async def test_a_full_queue_is_a_503() -> None:
+    """It is told as what it is, and not tried again."""
+    backend, handle = _backend(BackPressureError(1, 1), "never")
+    with pytest.raises(QueueFullError):
+        await backend.predict(REQUEST)
+    assert len(handle.calls) == 1
+
+
+async def test_a_deployment_that_is_down_is_a_503() -> None:
+    """It is not tried again: no replica could be started."""
+    backend, handle = _backend(_unavailable(), "never")
+    with pytest.raises(OverloadedError):
+        await backend.predict(REQUEST)
+    assert len(handle.calls) == 1
+
+
+async def test_a_defect_stays_one() -> None:
+    """It is neither hidden nor repeated."""
+    backend, handle = _backend(ValueError("a defect"), "never")
+    with pytest.raises(ValueError, match="a defect"):
         await backend.predict(REQUEST)
     assert len(handle.calls) == 1
 
 
 async def test_a_message_that_does_not_pass_is_a_503() -> None:
     """Ray hands gRPC's own error on, its code and all; clients get a problem of ours."""
-    nothing = grpc.aio.Metadata()
-    error = grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, nothing, nothing, "too large")
-    backend, handle = _backend(error, "never")
+    backend, handle = _backend(_grpc(grpc.StatusCode.RESOURCE_EXHAUSTED), "never")
     with pytest.raises(OverloadedError, match="the way to the detector replica failed"):
         await backend.predict(REQUEST)
     assert len(handle.calls) == 1
@@ -122,6 +202,15 @@ async def test_a_failure_becomes_the_error_that_it_was() -> None:
     backend, _ = _backend(Failure("model_broken", "it is cut short"))
     with pytest.raises(ModelBrokenError, match="it is cut short"):
         await backend.load(KEY, 1.0)
+
+
+async def test_loads_and_orders_reach_all_and_the_named_answer() -> None:
+    """A broadcast cannot choose: who is not named answers with nothing, who is gone not at all."""
+    broken = Failure("model_broken", "cut short")
+    backend, handle = _backend([("r1", None), None, ("r2", broken), ActorDiedError()], [None, None])
+    assert await backend.load_on(KEY, ["r1", "r2", "r3"], 1.0) == {"r1": None, "r2": broken}
+    await backend.order(Orders((), {}))
+    assert handle.calls == [("load_on", ""), ("order", "")]
 
 
 async def test_unload_counts_the_replicas_that_held_it() -> None:

@@ -101,6 +101,7 @@ async def test_answers_are_as_described(client: httpx.AsyncClient) -> None:
     details = (await client.get("/v1/models/parts")).json()
     extra = set(SCHEMAS["ModelDetails"]["allOf"][1]["properties"])
     assert set(details) == set(SCHEMAS["Model"]["properties"]) | extra
-    for action, schema in (("load", "Loaded"), ("unload", "Unloaded")):
+    actions = {"load": "Placed", "pin": "Placed", "unpin": "Unpinned", "unload": "Unloaded"}
+    for action, schema in actions.items():
         answer = (await client.post(f"/v1/models/parts/{action}")).json()
-        assert set(answer) == set(SCHEMAS[schema]["properties"])
+        assert set(answer) == set(SCHEMAS[schema]["required"])

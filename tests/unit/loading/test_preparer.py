@@ -33,8 +33,11 @@ async def test_files_are_prepared_once_by_one_worker_that_ends(bench: Bench) -> 
     specs = bench.specs("a.pt", "b.onnx", "c.pt")
     preparer.wanted(specs)
     preparer.wanted(specs)
+    assert preparer.prepared() == frozenset()
     await until(lambda: len(bench.done()) == 3)
     assert bench.asked() == ["a.pt", "b.onnx", "c.pt"]
+    await until(lambda: preparer.settled == 3)
+    assert preparer.prepared() == frozenset(spec.key for spec in specs)
     await until(lambda: not bench.alive())
 
     preparer.wanted(specs)

@@ -33,11 +33,12 @@ class Clock:
 
 @dataclass
 class FakeSource:
-    """Finds `keys`, or fails with `error`; `on_scan` runs during each scan."""
+    """Finds `keys`, or fails with `error`; `on_scan` runs during each scan of all."""
 
     keys: list[str] = field(default_factory=list)
     error: Exception | None = None
     scans: int = 0
+    looks: list[str] = field(default_factory=list)
     on_scan: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
@@ -50,3 +51,10 @@ class FakeSource:
         if self.error is not None:
             raise self.error
         return [spec(key) for key in self.keys]
+
+    def scan_name(self, name: str) -> Sequence[ModelSpec]:
+        """Return the entries of one name."""
+        self.looks.append(name)
+        if self.error is not None:
+            raise self.error
+        return [spec(key) for key in self.keys if key.split("@")[0] == name]

@@ -22,7 +22,6 @@ def test_a_slow_scan_is_repeated_less_often() -> None:
     assert registry.age_s == float("inf")
     registry.refresh()
     assert registry.refresh_interval_s == 10.0
-    assert registry.miss_interval_s == 2.0
 
 
 def test_a_failing_source_keeps_what_it_had(caplog: pytest.LogCaptureFixture) -> None:
@@ -40,6 +39,47 @@ def test_a_failing_source_keeps_what_it_had(caplog: pytest.LogCaptureFixture) ->
     failing.error, failing.keys = None, []
     registry.refresh()
     assert len(registry.snapshot.specs) == 2
+
+
+def test_no_news_is_the_same_snapshot() -> None:
+    """Whoever follows it sees at once that nothing has changed."""
+    source = FakeSource(["a@1"])
+    registry = Registry(source)
+    registry.refresh()
+    before = registry.snapshot
+    registry.refresh()
+    registry.look("a")
+    registry.look("b")
+    assert registry.snapshot is before
+    source.keys.append("a@2")
+    registry.refresh()
+    assert registry.snapshot is not before
+
+
+def test_one_name_is_brought_up_to_date_by_itself() -> None:
+    """What is new comes in, what is gone leaves, and no other name is looked at."""
+    own, official = FakeSource(["a@1", "b@1"]), FakeSource(["a@9"])
+    registry = Registry(own, official)
+    registry.refresh()
+    own.keys = ["a@2", "c@1"]
+    registry.look("a")
+    assert [str(entry.key) for entry in registry.snapshot.specs] == ["a@2", "a@9", "b@1"]
+    assert str(registry.snapshot.resolve(ModelRef("a"))) == "a@2"
+    registry.look("c")
+    registry.look("b")
+    assert [str(entry.key) for entry in registry.snapshot.specs] == ["a@2", "a@9", "c@1"]
+    assert own.looks == ["a", "c", "b"]
+    assert own.scans == official.scans == 1
+
+
+def test_a_failing_look_changes_nothing() -> None:
+    """Models do not vanish with the folder that they lie in."""
+    source = FakeSource(["a@1"])
+    registry = Registry(source)
+    registry.refresh()
+    source.error = OSError("stale handle")
+    registry.look("a")
+    assert [str(entry.key) for entry in registry.snapshot.specs] == ["a@1"]
 
 
 async def test_it_is_made_from_the_settings(tmp_path: Path) -> None:

@@ -105,6 +105,33 @@ def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
     """An empty registry would look as if all models had been removed."""
     with pytest.raises(OSError, match="nothing"):
         FolderScanner(tmp_path / "nothing").scan()
+    with pytest.raises(OSError, match="nothing"):
+        FolderScanner(tmp_path / "nothing").scan_name("a")
+
+
+def test_one_name_is_scanned_by_itself(tmp_path: Path) -> None:
+    """It finds what a scan of all finds of that name, and reads no other folder."""
+    for place in ("a/1", "a/2.part", "a/3", "b/1"):
+        put(tmp_path, place)
+    put(tmp_path, "a/3", "model.yaml", b"task: pose\n")
+    scanner = FolderScanner(tmp_path)
+    of_all = [entry for entry in scanner.scan() if entry.key.name == "a"]
+    assert scanner.scan_name("a") == of_all
+    assert [entry.card.task for entry in sorted(of_all, key=lambda entry: entry.key)] == [
+        None,
+        Task.POSE,
+    ]
+    for other in ("c", "..", ".hidden", "a/3", ""):
+        assert scanner.scan_name(other) == []
+
+
+def test_cards_are_left_out_where_nobody_reads_them(tmp_path: Path) -> None:
+    """A detector serves by the file alone."""
+    put(tmp_path, "a/1")
+    put(tmp_path, "a/1", "model.yaml", b"task: pose\n")
+    scanner = FolderScanner(tmp_path, cards=False)
+    assert [entry.card for entry in scanner.scan()] == [ModelCard()]
+    assert [entry.card for entry in scanner.scan_name("a")] == [ModelCard()]
 
 
 def test_a_card_is_read_once_per_change(

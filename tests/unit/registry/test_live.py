@@ -36,14 +36,24 @@ async def _settled(fixture: Fixture, scans: int) -> None:
             await asyncio.sleep(0)
 
 
-async def test_the_first_lookup_waits_for_the_first_scan() -> None:
-    """And all that come meanwhile share it."""
+async def test_the_first_lookup_does_not_wait_for_the_first_scan() -> None:
+    """Of 10,000 models it takes seconds; one name is looked at once for all who ask for it."""
     fixture = Fixture()
+    fixture.gate.clear()
     keys = await asyncio.gather(*(fixture.registry.resolve(ModelRef("a")) for _ in range(20)))
     assert set(keys) == {ModelKey("a", "1")}
-    assert fixture.source.scans == 1
+    assert fixture.source.looks == ["a"]
     assert (await fixture.registry.spec(keys[0])).key == keys[0]
+    fixture.gate.set()
     assert len(await fixture.registry.list()) == 1
+    assert fixture.source.scans == 1
+
+
+async def test_a_name_that_is_unknown_at_the_start_is_refused_with_what_there_is() -> None:
+    """So that request waits for the first scan."""
+    fixture = Fixture()
+    with pytest.raises(ModelNotFoundError, match="did you mean a"):
+        await fixture.registry.resolve(ModelRef("aa"))
     assert fixture.source.scans == 1
 
 
@@ -61,64 +71,72 @@ async def test_under_steady_load_nobody_waits() -> None:
     assert fixture.source.scans == 2
 
 
-async def test_after_a_pause_the_first_lookup_waits() -> None:
-    """A version that was added an hour ago is not missed."""
+async def test_after_a_pause_the_first_lookup_looks() -> None:
+    """A version that was added an hour ago is not missed, and no scan is waited for."""
     fixture = Fixture()
-    await fixture.registry.resolve(ModelRef("a"))
-    fixture.source.keys = ["a@2"]
+    await fixture.registry.list()
+    fixture.source.keys = ["a@2", "b@1"]
     fixture.clock.now += 3600
+    fixture.gate.clear()
     assert await fixture.registry.resolve(ModelRef("a")) == ModelKey("a", "2")
+    fixture.gate.set()
+    assert len(await fixture.registry.list()) == 2
 
 
 async def test_a_new_model_is_found_on_its_first_request() -> None:
-    """A miss scans, but not more than four times a second."""
+    """However recent and however slow the last scan was; so is a new version."""
     fixture = Fixture()
-    await fixture.registry.resolve(ModelRef("a"))
-    fixture.source.keys.append("b@1")
-    fixture.clock.now += 0.1
-    with pytest.raises(ModelNotFoundError):
-        await fixture.registry.resolve(ModelRef("b"))
-    assert fixture.source.scans == 1
-    fixture.clock.now += 0.2
+    await fixture.registry.list()
+    fixture.source.keys += ["b@1", "a@2"]
     assert await fixture.registry.resolve(ModelRef("b")) == ModelKey("b", "1")
-    assert fixture.source.scans == 2
+    assert await fixture.registry.resolve(ModelRef("a", "2")) == ModelKey("a", "2")
+    assert fixture.source.scans == 1
 
 
-async def test_a_flood_of_misses_shares_scans() -> None:
-    """A thousand unknown names cost one scan."""
+async def test_a_flood_of_misses_starts_no_scan() -> None:
+    """Each of a thousand unknown names is looked at, and that is all."""
     fixture = Fixture()
-    await fixture.registry.resolve(ModelRef("a"))
+    await fixture.registry.list()
     fixture.clock.now += 1
     calls = (fixture.registry.resolve(ModelRef(f"x{number}")) for number in range(1000))
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(answer, ModelNotFoundError) for answer in answers)
-    assert fixture.source.scans == 2
+    assert len(fixture.source.looks) == 1000
+    assert fixture.source.scans == 1
 
 
-async def test_a_cancelled_lookup_does_not_end_the_scan() -> None:
+async def test_a_cancelled_listing_does_not_end_the_scan() -> None:
     """Others wait for the same one."""
     fixture = Fixture()
     fixture.gate.clear()
+    first = asyncio.create_task(fixture.registry.list())
+    second = asyncio.create_task(fixture.registry.list())
+    await asyncio.sleep(0)
+    first.cancel()
+    fixture.gate.set()
+    assert [entry.key for entry in await second] == [ModelKey("a", "1")]
+    assert fixture.source.scans == 1
+
+
+async def test_a_cancelled_lookup_does_not_end_the_look() -> None:
+    """Others wait for the same one."""
+    fixture = Fixture()
     first = asyncio.create_task(fixture.registry.resolve(ModelRef("a")))
     second = asyncio.create_task(fixture.registry.resolve(ModelRef("a")))
     await asyncio.sleep(0)
     first.cancel()
-    fixture.gate.set()
     assert await second == ModelKey("a", "1")
-    assert fixture.source.scans == 1
+    assert fixture.source.looks == ["a"]
 
 
 async def test_a_loader_finds_what_another_process_has_just_found() -> None:
-    """A miss is always worth a scan, and old news is not acted upon for long."""
+    """And that what it has just found is gone: it looks for itself, each time."""
     fixture = Fixture()
     await fixture.registry.list()
     fixture.source.keys = ["a@1", "b@1"]
     new = ModelKey("b", "1")
-    with pytest.raises(ModelNotFoundError):
-        await fixture.registry.spec(new)
     assert (await fixture.registry.current_spec(new)).key == new
-    assert fixture.source.scans == 2
+    assert fixture.source.scans == 1
     fixture.source.keys = ["a@1"]
-    fixture.clock.now += 4.5
     with pytest.raises(ModelNotFoundError):
         await fixture.registry.current_spec(new)

@@ -42,3 +42,10 @@ def test_every_name_is_one_that_ultralytics_publishes() -> None:
     assert DEFAULT_TAG in attempt_download_asset.__defaults__
     sizes = {name: imgsz for name, (_, imgsz) in OFFICIAL_MODELS.items()}
     assert (sizes["yolo11n-cls"], sizes["yolo11n-obb"], sizes["yolov5n6u"]) == (224, 1024, 1280)
+
+
+def test_one_name_is_found_by_itself() -> None:
+    """As a scan of all finds it."""
+    scanner = OfficialScanner(["yolo26n", "yolo11n"], url="http://mirror")
+    assert scanner.scan_name("yolo11n") == [scanner.scan()[1]]
+    assert scanner.scan_name("yolo26x") == []

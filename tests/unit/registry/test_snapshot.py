@@ -73,3 +73,12 @@ def test_an_unknown_version_is_answered_with_the_highest_ones() -> None:
 def test_an_empty_registry_tells_how_to_fill_it() -> None:
     """The first thing a new user meets."""
     assert "<repository>/a/1/model.pt" in _refusal(Snapshot([]), "a")
+
+
+def test_versions_are_listed_from_the_lowest_to_the_highest() -> None:
+    """Those of all sources, each once; none of a name that nobody knows."""
+    snapshot = Snapshot([[spec("a@10"), spec("a@9"), spec("b@1")], [spec("a@v8.4.0"), spec("a@9")]])
+    assert snapshot.versions("a") == ("v8.4.0", "9", "10")
+    assert [str(entry.key) for entry in snapshot.of_name("a")] == ["a@10", "a@9", "a@v8.4.0"]
+    assert snapshot.versions("c") == ()
+    assert snapshot.of_name("c") == ()

@@ -13,6 +13,7 @@ from serve_app.errors import (
     InvalidImageError,
     ModelBrokenError,
     OverloadedError,
+    ReplicaFailingError,
 )
 from serve_app.replica.batcher import Batcher
 from tests.unit.replica.batcher_bench import Bench, keep_busy, numbers
@@ -237,6 +238,25 @@ async def test_what_is_too_late_is_refused_before_work_is_spent_on_it(bench: Ben
     assert "decoded m 2" not in model.log
 
 
+async def test_what_would_wait_for_too_long_is_refused_at_once(bench: Bench) -> None:
+    """With the time after which there is room; another model's picture does not have to wait."""
+    bench.start()
+    model, other = FakeModel(seconds=(1.0,)), FakeModel("other", seconds=(1.0,))
+    busy = await keep_busy(bench, model)
+    waiting = [bench.ask(model, picture(number)) for number in range(4)]
+    await bench.until_ready(4)
+    with pytest.raises(OverloadedError, match="4 pictures wait for model m@1") as caught:
+        await bench.ask(model, picture(5), left_s=3.5)
+    assert caught.value.retry_after_s == pytest.approx(1.5)
+    enough = bench.ask(model, picture(6), left_s=5.5)
+    rare = bench.ask(other, picture(7), left_s=3.5)
+    await bench.until_ready(6)
+    model.opened.set()
+    await asyncio.gather(busy, *waiting, enough, rare)
+    assert [6] in model.batches
+    assert other.batches == [[7]]
+
+
 async def test_what_became_too_late_while_it_waited_is_refused(bench: Bench) -> None:
     """Its time went by in the queue of the stream."""
     bench.start()
@@ -364,9 +384,9 @@ async def test_closing_refuses_what_waits(bench: Bench) -> None:
     waiting = bench.ask(model, picture(1))
     await bench.until_ready(1)
     await bench.batcher.aclose()
-    with pytest.raises(OverloadedError, match="shutting down"):
+    with pytest.raises(ReplicaFailingError, match="shutting down"):
         await waiting
-    with pytest.raises(OverloadedError, match="shutting down"):
+    with pytest.raises(ReplicaFailingError, match="shutting down"):
         await bench.ask(model, picture(2))
     model.opened.set()
     assert numbers(await busy) == [99]

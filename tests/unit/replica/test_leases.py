@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.cache import CacheLimits, ModelCache
 from serve_app.engines.streams import Streams
-from serve_app.errors import DeadlineExceededError, InvalidImageError, OverloadedError
+from serve_app.errors import DeadlineExceededError, InvalidImageError, ReplicaFailingError
 from serve_app.loading.loader import LoadedModel, PreparedFile
 from serve_app.replica.service import PredictService
 from serve_app.types import (
@@ -170,7 +170,7 @@ async def test_shutting_down_refuses_what_waits(bench: Bench) -> None:
     await asyncio.sleep(0)
     await bench.service.aclose()
     for task in waiting:
-        with pytest.raises(OverloadedError, match="shutting down"):
+        with pytest.raises(ReplicaFailingError, match="shutting down"):
             await task
     assert bench.leases == 1
     bench.loader.models["hot"].opened.set()

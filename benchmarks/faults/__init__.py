@@ -1,0 +1,1 @@
+"""Breaks things under load on a Ray cluster of several nodes: `python -m benchmarks.faults`."""

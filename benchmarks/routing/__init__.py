@@ -1,0 +1,1 @@
+"""Routers compared in a simulation: many replicas, thousands of models, no cluster."""

@@ -1,0 +1,48 @@
+"""How long steps of an engine have been running: what never ends is told from what is slow."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+PATIENCE = 10.0
+"""A step may take so many times what is expected of it, however long that is."""
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One step that runs. `expected_s` may be set while it does; 0: nothing is known."""
+
+    what: str
+    begun: float
+    expected_s: float = 0.0
+
+
+class Watch:
+    """Knows the steps that run now in any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock`: seconds."""
+        self._clock = clock
+        self._numbers = itertools.count()
+        self._running: dict[int, Step] = {}
+
+    @contextmanager
+    def step(self, what: str, expected_s: float = 0.0) -> Iterator[Step]:
+        """Watch the block; `what` names it in messages, such as 'a pass'."""
+        number = next(self._numbers)
+        step = self._running[number] = Step(what, self._clock(), expected_s)
+        try:
+            yield step
+        finally:
+            del self._running[number]
+
+    def overdue(self, limit_s: float) -> str | None:
+        """Return which step has run longer than `limit_s` and much longer than expected, if any."""
+        now = self._clock()
+        for step in list(self._running.values()):
+            took_s = now - step.begun
+            if took_s > max(limit_s, PATIENCE * step.expected_s):
+                return f"{step.what} has been running for {took_s:.0f} s"
+        return None

@@ -1,0 +1,1 @@
+"""Models on several replicas: how many copies are wanted, and which replica holds which."""

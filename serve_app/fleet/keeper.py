@@ -1,0 +1,253 @@
+"""Holds the fleet to what is wanted; one in each ingress replica, and none of them leads.
+
+It asks the replicas what they hold and know, plans, and tells them only where that differs. Orders
+follow from reports alone, so several keepers give the same, and giving them twice changes nothing.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from serve_app.errors import Failure, OverloadedError, ServeAppError, from_failure
+from serve_app.fleet.pins import PinTable
+from serve_app.fleet.plan import Orders, best_places, configured_in, plan, spares
+from serve_app.fleet.shrink import replicas_needed_by
+from serve_app.types import Copies, ModelKey, ReplicaReport
+
+logger = logging.getLogger(__name__)
+
+PERIOD_S = 2.0
+IDLE_PERIOD_S = 10.0
+"""While nothing is pinned by number: only to learn of pins that others were told of."""
+GRACE_S = 3.0
+"""A replica that does not answer is planned with for so long: one that takes a new `user_config`
+is back by then, and its models need not move."""
+_ONLY_HERE = frozenset({"overloaded", "model_exceeds_budget", "device_failed", "replica_failing"})
+"""Failures that another replica need not share."""
+
+
+class Fleet(Protocol):
+    """The replicas; every method raises a ServeAppError when they cannot be reached."""
+
+    async def replicas(self) -> list[ReplicaReport]:
+        """Return the state of every replica, sorted by id; none when there are none."""
+
+    async def load(self, key: ModelKey, timeout_s: float) -> str:
+        """Make a model resident where the router says; return that replica's id."""
+
+    async def load_on(
+        self, key: ModelKey, replica_ids: Collection[str], timeout_s: float
+    ) -> Mapping[str, Failure | None]:
+        """Make a model resident on these replicas; return what came of it, by id."""
+
+    async def unload(self, key: ModelKey, timeout_s: float) -> int:
+        """Release a model that is not pinned everywhere; return how many replicas held it."""
+
+    async def order(self, orders: Orders) -> None:
+        """Tell every replica what it is to hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a model is resident now. `shortfall` says why on fewer replicas than `wanted`."""
+
+    wanted: Copies
+    replicas: tuple[str, ...]
+    shortfall: str | None = None
+
+
+class FleetKeeper:
+    """Loads and pins models on a wanted number of replicas and restores that number."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        needed: Callable[[Sequence[ReplicaReport]], int] = replicas_needed_by,
+        author: str | None = None,
+        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Know of no pin yet.
+
+        Args:
+            fleet: the replicas
+            needed: how many of these replicas would do; when that is fewer than there are for as
+                long as `user_config` says, pinned and hot models get a second copy, since Ray
+                chooses which replica goes
+            author: tells this keeper's writes from others'
+            wall_clock: seconds, compared with other machines'
+            clock: seconds, for durations
+        """
+        self._fleet = fleet
+        self._needed = needed
+        self._author = author or uuid.uuid4().hex
+        self._wall_clock, self._clock = wall_clock, clock
+        self._table = PinTable()
+        self._seen: dict[str, tuple[float, ReplicaReport]] = {}
+        self._fewer_since: float | None = None
+        self._changed = asyncio.Event()
+        self._failing = False
+
+    async def run(self) -> None:
+        """Keep at it until cancelled; what goes wrong is logged and tried again."""
+        while True:
+            self._changed.clear()
+            period_s = PERIOD_S
+            try:
+                if not await self.reconcile():
+                    period_s = IDLE_PERIOD_S
+                self._failing = False
+            except ServeAppError as error:
+                self._tell_once(error.detail)
+            except Exception:
+                logger.exception("keeping the pins failed unexpectedly")
+            try:
+                await asyncio.wait_for(self._changed.wait(), period_s)
+            except TimeoutError:
+                continue
+
+    async def reconcile(self) -> bool:
+        """Bring the replicas in line with what is wanted; return whether there is work to stay for.
+
+        Raises:
+            ServeAppError: the replicas did not answer in time
+        """
+        return await self._carry_out(await self._fleet.replicas())
+
+    def wanted(self, reports: Sequence[ReplicaReport]) -> dict[str, Copies]:
+        """Return the wanted copies of each pinned model, by key, the longest pinned first."""
+        configured = configured_in(reports)
+        for report in reports:
+            self._table.merge(report.pins)
+        if reports:  # else what is configured is not known
+            self._table.forget(self._wall_clock(), configured)
+        return self._table.wanted(configured)
+
+    async def load(self, key: ModelKey, copies: Copies, timeout_s: float) -> Placed:
+        """Make `key` resident on `copies` replicas, first where it is already.
+
+        Raises:
+            ServeAppError: no replica could load it, and why
+        """
+        if copies == 1:
+            return Placed(1, (await self._fleet.load(key, timeout_s),))
+        return await self._load_on_best(key, copies, timeout_s)
+
+    async def pin(self, key: ModelKey, copies: Copies, timeout_s: float) -> Placed:
+        """Load `key` on `copies` replicas, and keep so many from now on.
+
+        Raises:
+            ServeAppError: no replica could load it, and why; then it is not pinned
+        """
+        placed = await self._load_on_best(key, copies, timeout_s)
+        self._write(key, copies)
+        try:
+            await self.reconcile()
+        except ServeAppError as error:  # it is pinned all the same: the loop tries again
+            self._tell_once(error.detail)
+        return placed
+
+    async def unpin(self, key: ModelKey) -> Copies:
+        """Let `key` be evicted again everywhere; return how many copies were wanted."""
+        reports = await self._fleet.replicas()
+        copies = self.wanted(reports).get(str(key), 0)
+        if copies != 0:
+            self._write(key, 0)
+            await self._carry_out(reports)
+        return copies
+
+    async def unload(self, key: ModelKey, timeout_s: float) -> int:
+        """Unpin `key` and release it everywhere; return how many replicas held it."""
+        await self.unpin(key)
+        return await self._fleet.unload(key, timeout_s)
+
+    async def _load_on_best(self, key: ModelKey, copies: Copies, timeout_s: float) -> Placed:
+        now = asyncio.get_running_loop().time
+        deadline = now() + timeout_s
+        reports = await self._fleet.replicas()
+        if not reports:  # scaled to zero: a request wakes one
+            await self._fleet.load(key, timeout_s)
+            reports = await self._fleet.replicas()
+        self.wanted(reports)  # what is written next must be later than all that is known
+        goal = len(reports) if copies is None else min(copies, len(reports))
+        untried = best_places(reports, str(key))
+        loaded: list[str] = []
+        failure: Failure | None = None
+        while untried and len(loaded) < goal and (failure is None or failure.code in _ONLY_HERE):
+            count = goal - len(loaded)
+            chosen, untried = untried[:count], untried[count:]
+            answers = await self._fleet.load_on(key, chosen, max(0.0, deadline - now()))
+            loaded += [name for name, answer in answers.items() if answer is None]
+            failure = next((answer for answer in answers.values() if answer), failure)
+        if not loaded:
+            raise _error(failure)
+        if len(loaded) >= (copies or goal):
+            return Placed(copies, tuple(sorted(loaded)))
+        there_are = "is 1 replica" if len(reports) == 1 else f"are {len(reports)} replicas"
+        shortfall = failure.detail if failure else f"there {there_are} now"
+        return Placed(copies, tuple(sorted(loaded)), shortfall)
+
+    async def _carry_out(self, reports: Sequence[ReplicaReport]) -> bool:
+        reports = self._with_missing(reports)
+        wanted = self.wanted(reports)
+        shrinks = self._may_shrink(reports)
+        planned = plan(reports, wanted, at_least=2 if shrinks else 1)
+        spare = spares(reports, planned) if shrinks else {}
+        if spare or self._differs(reports, planned, wanted):
+            await self._fleet.order(Orders(self._table.pins, planned, spare))
+        by_number = any(copies is not None for copies in wanted.values())
+        return by_number or bool(self._table.pins)
+
+    def _differs(
+        self,
+        reports: Sequence[ReplicaReport],
+        planned: Mapping[str, frozenset[str]],
+        wanted: Mapping[str, Copies],
+    ) -> bool:
+        """Tell whether a replica has to hear of anything."""
+        # What is wanted on every replica each pins by itself, once it knows the table.
+        everywhere = {key for key, copies in wanted.items() if copies is None}
+        return any(
+            report.pins != self._table.pins
+            or set(report.pinned) - everywhere != planned[report.replica_id] - everywhere
+            for report in reports
+        )
+
+    def _with_missing(self, reports: Sequence[ReplicaReport]) -> list[ReplicaReport]:
+        """Return `reports` with those of replicas that answered a moment ago."""
+        if not reports:  # all are gone, or take a new configuration: nothing is to be told to them
+            return []
+        now = self._clock()
+        self._seen |= {report.replica_id: (now, report) for report in reports}
+        self._seen = {name: old for name, old in self._seen.items() if now - old[0] <= GRACE_S}
+        return [self._seen[name][1] for name in sorted(self._seen)]
+
+    def _may_shrink(self, reports: Sequence[ReplicaReport]) -> bool:
+        waits_s = [one.spare_copies_after_s for one in reports]
+        wait_s = min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
+        if wait_s is None or len(reports) < 2 or self._needed(reports) >= len(reports):
+            self._fewer_since = None
+            return False
+        if self._fewer_since is None:
+            self._fewer_since = self._clock()
+        return self._clock() - self._fewer_since >= wait_s
+
+    def _write(self, key: ModelKey, copies: Copies) -> None:
+        self._table.write(str(key), copies, self._wall_clock(), self._author)
+        self._changed.set()
+
+    def _tell_once(self, detail: str) -> None:
+        if not self._failing:
+            logger.warning("pins cannot be kept just now: %s", detail)
+        self._failing = True
+
+
+def _error(failure: Failure | None) -> ServeAppError:
+    if failure is not None:
+        return from_failure(failure)
+    return OverloadedError("the replicas that were to load it are gone: try again")

@@ -1,0 +1,53 @@
+"""Which replica takes which model, so that all who ask find the same answer. Pure.
+
+Rendezvous hashing: each pair of model and replica has a weight, and a model goes to the replicas of
+the greatest. One replica more or less moves nothing but the models that it takes or leaves.
+"""
+
+import math
+from collections.abc import Hashable, Mapping
+from hashlib import blake2b
+from typing import TypeVar
+
+from serve_app.types import Copies
+
+K = TypeVar("K", bound=Hashable)
+
+
+def weight(key: object, place: str) -> int:
+    """Return how much a model, by its text, belongs to a place; the same in every process."""
+    digest = blake2b(f"{key}\n{place}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def share_of(wanted: Mapping[K, Copies], rank: int, world_size: int) -> tuple[K, ...]:
+    """Return the models that fall to the replica of `rank`, in the order of `wanted`.
+
+    Each goes to the replicas of the greatest weights that do not have their part yet, so that no
+    replica has many more than another.
+
+    Args:
+        wanted: the copies of each model
+        rank: the replica's number, from 0
+        world_size: how many replicas there are; a `rank` beyond them counts as one more, since
+            Ray does not tell what its autoscaler added
+    """
+    count = max(world_size, rank + 1)
+    some = sum(min(copies, count) for copies in wanted.values() if copies is not None)
+    fair = math.ceil(some / count)
+    taken = [0] * count
+    mine: list[K] = []
+    for key, copies in wanted.items():
+        if copies is None:
+            mine.append(key)
+            continue
+        best = sorted(range(count), key=lambda place: (taken[place] >= fair, -_weight(key, place)))
+        for place in best[:copies]:
+            taken[place] += 1
+        if rank in best[:copies]:
+            mine.append(key)
+    return tuple(mine)
+
+
+def _weight(key: object, place: int) -> int:
+    return weight(key, str(place))

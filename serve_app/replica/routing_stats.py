@@ -1,0 +1,116 @@
+"""What a replica measures for the routers, as it answers; see serve_app.routing.stats."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Set
+from typing import Protocol
+
+from serve_app.routing.idfilter import IdFilter
+from serve_app.routing.stats import RoutingStats, hottest, rounded_free_bytes, rounded_s
+from serve_app.types import ModelKey, PredictResult
+
+_WINDOW_S = 3.0
+"""What a model took counts for about so long."""
+_WEIGHT = 0.1  # of the newest request or load
+_FORGOTTEN_S = 1e-3
+_BATCHES = 8
+_FILTER_S = 5.0
+"""Time between two filters while models are being prepared: 10,000 ids take tens of ms."""
+
+
+class PreparedModels(Protocol):
+    """Knows what is prepared on this node: `serve_app.loading.preparer.Preparer`."""
+
+    @property
+    def settled(self) -> int:
+        """Grows with every file that is prepared; 0 as long as none is."""
+
+    def prepared(self) -> Collection[ModelKey] | None:
+        """Return the versions whose files are prepared, None if none ever are."""
+
+
+class RoutingMeter:
+    """Running means over what is answered. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        streams: int,
+        prepared: PreparedModels,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`streams`: passes that run at once, so many seconds of work does a second do."""
+        self._streams = streams
+        self._prepared = prepared
+        self._clock = clock
+        self._request_s = 0.0
+        self._load_s = 0.0
+        self._last_load_ms: float | None = None
+        self._work_s: dict[str, float] = {}
+        self._aged_at = clock()
+        self._batches: deque[float] = deque(maxlen=_BATCHES)
+        self._filter: IdFilter | None = None
+        self._filter_of = -1
+        self._filter_at = -math.inf
+
+    def answered(self, result: PredictResult) -> None:
+        """Count one request, and the load that it waited for."""
+        device_s = self._device_s(result) / self._streams
+        self._request_s = _mean(self._request_s, device_s)
+        self._age()
+        key = str(result.key)
+        self._work_s[key] = self._work_s.get(key, 0.0) + device_s
+        # Everyone who waited for a load reports it.
+        if result.load_ms is not None and result.load_ms != self._last_load_ms:
+            self._last_load_ms = result.load_ms
+            if self._filter is None or key in self._filter:
+                self._load_s = _mean(self._load_s, result.load_ms / 1000)
+
+    def stats(
+        self, *, budget_bytes: int, used_bytes: int, advertised: Set[str], resident: Set[str]
+    ) -> RoutingStats:
+        """Return what routers should know now; `advertised` is what they are told to be here."""
+        self._age()
+        return RoutingStats(
+            budget_bytes=budget_bytes,
+            free_bytes=rounded_free_bytes(budget_bytes, used_bytes),
+            request_s=rounded_s(self._request_s),
+            load_s=rounded_s(self._load_s),
+            loading=frozenset(advertised - resident),
+            prepared=self._prepared_ids(),
+            busy=hottest({key: work / _WINDOW_S for key, work in self._work_s.items()}),
+        )
+
+    def _device_s(self, result: PredictResult) -> float:
+        """Return the stream's seconds that a request's pictures took.
+
+        Each picture of a batch has the batch's time. Times are told apart to the nanosecond, so
+        pictures with the same one went through together, and only the first is charged.
+        """
+        seconds = 0.0
+        for image in result.images:
+            inference_ms = image.speed_ms.get("inference", 0.0)
+            seconds += image.speed_ms.get("postprocess", 0.0) / 1000
+            if inference_ms not in self._batches:
+                self._batches.append(inference_ms)
+                seconds += inference_ms / 1000
+        return seconds
+
+    def _age(self) -> None:
+        now = self._clock()
+        fading = math.exp((self._aged_at - now) / _WINDOW_S)
+        self._aged_at = now
+        faded = {key: work * fading for key, work in self._work_s.items()}
+        self._work_s = {key: work for key, work in faded.items() if work > _FORGOTTEN_S}
+
+    def _prepared_ids(self) -> IdFilter | None:
+        now, settled = self._clock(), self._prepared.settled
+        if settled != self._filter_of and now - self._filter_at >= _FILTER_S:
+            keys = self._prepared.prepared()
+            self._filter = None if keys is None else IdFilter.of([str(key) for key in keys])
+            self._filter_of, self._filter_at = settled, now
+        return self._filter
+
+
+def _mean(before: float, value: float) -> float:
+    return value if before == 0.0 else before + _WEIGHT * (value - before)

@@ -1,0 +1,1 @@
+"""Which replica a request goes to: decisions are pure, only `router` knows Ray."""

@@ -1,0 +1,135 @@
+"""The request router that Ray Serve runs in every process that calls the detectors.
+
+It translates: Ray's replicas and requests into a `FleetView`, the view's ranking into Ray's. Ray
+asks the first replica of the ranking for a place, and the next one only if that is full.
+
+Written against Ray 2.60 (`ray/serve/_private/request_router/request_router.py`). What the public
+class leaves to private names, each held by tests/contracts/test_request_router.py:
+
+- `_fulfill_next_pending_request` is overridden: a replica that was chosen for one request goes to
+  that request and to no other. The base class looks the request up by an id that calls of one
+  parent share, and would leave all but one of them waiting for ever.
+- `_add_pending_request_to_indices` and `_remove_pending_request_from_indices` are overridden: what
+  is looked up by task needs no index, and the base class's would keep every request with a model
+  id. The second is also the only word of a request that was cancelled after its choice.
+- `_record_queue_wait_time` and `_replicas` are used as the base class uses them.
+
+Ray pickles this module by value, so it must stay free of what cannot be pickled, and of torch.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+from serve_app.routing.fleet_view import FleetView, ReplicaState
+from serve_app.routing.scoring import RoutingConfig
+from serve_app.routing.stats import RoutingStats
+
+
+class FleetRouter(RequestRouter):
+    """Sends each request to the replica where it costs least; see serve_app.routing.fleet_view."""
+
+    def initialize_state(self, **settings: float) -> None:
+        """Take `request_router_kwargs`: any field of RoutingConfig.
+
+        Raises:
+            TypeError: one of them is no such field
+        """
+        self._view = FleetView(RoutingConfig(**settings))  # type: ignore[arg-type]
+        self._known: dict[str, RunningReplica] = {}
+        self._stats: dict[str, tuple[Mapping[str, Any], RoutingStats]] = {}
+        self._request_of: WeakKeyDictionary[asyncio.Task[Any], PendingRequest] = WeakKeyDictionary()
+
+    # --- what Ray tells -------------------------------------------------------------------------
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Take the state of all replicas, which Ray broadcasts with every change."""
+        self._known = {replica.replica_id.unique_id: replica for replica in replicas}
+        self._stats = {id_: self._read(id_, replica) for id_, replica in self._known.items()}
+        self._view.update([self._state(id_, replica) for id_, replica in self._known.items()])
+        super().update_replicas(replicas)
+
+    def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
+        """Drop a replica at once; the next broadcast may be seconds away."""
+        super().on_replica_actor_died(replica_id)
+        self._known.pop(replica_id.unique_id, None)
+        self._view.gone(replica_id.unique_id)
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        """Take in that a request has ended, or was not accepted."""
+        self._view.completed(internal_request_id, replica_id.unique_id)
+
+    # --- what Ray asks --------------------------------------------------------------------------
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        """Return the ranking for a request, whole at once: there is nothing better to wait for."""
+        model = ""
+        if pending_request is not None:
+            model = pending_request.metadata.multiplexed_model_id
+            # If all are full Ray tries again after a pause; without this it would try without one.
+            pending_request.routing_context.should_backoff = True
+            task = asyncio.current_task()
+            if task is not None:
+                self._request_of[task] = pending_request
+        ranked = self._view.rank(model, self._queue_len)
+        known = self._known
+        last = [candidate_replicas]  # the view's last rank names them all
+        return [[known[id_] for id_ in rank] for rank in ranked[:-1]] + last
+
+    def _queue_len(self, id_: str) -> int | None:
+        queue_len: int | None = self.replica_queue_len_cache.get(self._known[id_].replica_id)
+        return queue_len
+
+    # --- private names of Ray -------------------------------------------------------------------
+
+    def _fulfill_next_pending_request(
+        self, replica: RunningReplica, request_metadata: object = None
+    ) -> None:
+        """Give a replica to the request that the current task has chosen it for."""
+        task = asyncio.current_task()
+        request = None if task is None else self._request_of.pop(task, None)
+        if request is None or request.future.done():
+            return
+        # Noted before it is sent: the next decision, which may be due before this one is accepted,
+        # must know of it. Ray reports its end in any case, even if it is not accepted.
+        replica_id = replica.replica_id.unique_id
+        metadata = request.metadata
+        self._view.sent(metadata.multiplexed_model_id, replica_id, metadata.internal_request_id)
+        self._record_queue_wait_time(request)
+        request.future.set_result(replica)
+
+    def _add_pending_request_to_indices(self, pending_request: PendingRequest) -> None:
+        """Keep no index."""
+
+    def _remove_pending_request_from_indices(self, pending_request: PendingRequest) -> None:
+        """Take in that a request was cancelled before it was sent."""
+        future = pending_request.future
+        if future.done() and not future.cancelled():
+            id_ = future.result().replica_id.unique_id
+            self._view.completed(pending_request.metadata.internal_request_id, id_)
+
+    # --- Ray's values as ours -------------------------------------------------------------------
+
+    def _read(self, id_: str, replica: RunningReplica) -> tuple[Mapping[str, Any], RoutingStats]:
+        """Return what a replica says of itself, as it came and as read; most have not changed."""
+        wire = replica.routing_stats or {}
+        known = self._stats.get(id_)
+        if known is not None and known[0] == wire:
+            return known
+        return wire, RoutingStats.from_wire(wire)
+
+    def _state(self, id_: str, replica: RunningReplica) -> ReplicaState:
+        return ReplicaState(
+            id=id_,
+            node=replica.node_id or "",
+            models=frozenset(replica.multiplexed_model_ids),
+            stats=self._stats[id_][1],
+            max_ongoing=replica.max_ongoing_requests,
+        )
