@@ -34,13 +34,15 @@ IMAGE = ROOT / "demo/samples/fasteners-2.jpg"
 WORK = Path("~/.cache/serve_app/fleet_size")
 SIZES = (10, 10_000)
 BUDGET_BYTES = 128 * 2**20
-ASKED = 300
+ASKED = 200
 """Requests for models in turn, each one another where there are so many."""
 UNKNOWN = 2000
 COLD = 10
 IDLE_S = 20.0
-PAUSE_S = 45.0
-HOT_S = 10.0
+PAUSE_S = 40.0
+"""The idle time included; twice the age at which 10,000 models are scanned again."""
+HOT_S = 8.0
+SETTLE_LIMIT_S = 130.0
 SCALE = {
     "asked": ASKED,
     "unknown": UNKNOWN,
@@ -94,11 +96,13 @@ class Fleet:
         """Return every figure, in seconds and bytes unless its name says otherwise."""
         found: Json = {"first_s": self._predict(0)}
         found["cold_s"] = statistics.median(self._predict(self._spread(n)) for n in range(1, COLD))
+        found["settled_s"] = self._settle()
         found["page_s"] = self._median(f"/v1/models?limit=100&offset={self._count // 2}")
         found["largest_page_s"] = self._median("/v1/models?limit=1000")
         found["show_s"] = self._median(f"/v1/models/{name_of(self._count // 2)}")
         found["hot_rate"] = self._hot_rate()
         found["memory"] = self._memory()
+        self._predict(0)
         found["idle_cores"] = self._idle()
         found["after_pause_s"] = self._after_pause()
         found["new_model_s"] = self._new_model()
@@ -136,10 +140,22 @@ class Fleet:
         target = Target(port=self._server.port, names=(name_of(0),), image=str(IMAGE))
         return play(closed_loop(workload, HOT_S, 4000), target).rate
 
+    def _settle(self) -> float | None:
+        """Wait until the preparer has ended, which it does ten seconds after its last file.
+
+        Returns:
+            the seconds; None where it did not end in time
+        """
+        start = time.monotonic()
+        while time.monotonic() - start < SETTLE_LIMIT_S:
+            if all(role != "preparer" for role, _ in self._processes()):
+                return time.monotonic() - start
+            time.sleep(1.0)
+        return None
+
     def _after_pause(self) -> float:
-        """Return what a resident model takes after a time in which nobody asked for anything."""
-        self._predict(0)
-        time.sleep(PAUSE_S)
+        """Return what a resident model takes when nobody has asked for anything since `_idle`."""
+        time.sleep(PAUSE_S - IDLE_S)
         return self._predict(0)
 
     def _new_model(self) -> float:

@@ -12,8 +12,8 @@ Json = Mapping[str, Any]
 _SECONDS: Mapping[str, str] = {
     "ready_s": "start of `python -m serve_app` until ready, s",
     "first_s": "the very first request, a cold model, s",
-    "cold_s": "first request of a further cold model, median of {cold}, ms",
-    "asked_s": "one request for each of {asked} models in turn, mean, ms",
+    "cold_s": "first request of a further model right after the start, median of {cold}, ms",
+    "asked_s": "{asked} requests in turn, each for another model where there are so many, mean, ms",
     "new_model_s": "first request for a model put there a moment ago, ms",
     "after_pause_s": "a resident model after {pause:g} s without a request, ms",
     "page_s": "`GET /v1/models`, 100 from the middle, ms",
@@ -37,7 +37,9 @@ def compose(results: Sequence[Json], machine: Machine, scale: Mapping[str, float
     small, large = results
     header = ("", *(f"{result['count']:,} models" for result in results), "ratio")
     rows = (tuple(cells) for cells in _rows(small, large, scale))
-    return "\n".join([*_head(machine, scale), *table(header, rows), *_explained(scale)]) + "\n"
+    return (
+        "\n".join([*_head(machine, scale), *table(header, rows), *_explained(large, scale)]) + "\n"
+    )
 
 
 def _head(machine: Machine, scale: Mapping[str, float]) -> Iterator[str]:
@@ -49,8 +51,8 @@ def _head(machine: Machine, scale: Mapping[str, float]) -> Iterator[str]:
     yield "Two servers, one after the other, each started by `python -m serve_app` on an empty"
     yield f"cache with a budget of {scale['budget_mib']:g} MiB. Every model has a folder, a card"
     yield "and a file of its own name: hard links to one checkpoint of 5.5 MB. So the page cache"
-    yield "holds all of them, and their prepared weights are made once; on distinct files each"
-    yield "first request also reads the disk, and preparing takes about 0.3 s a file instead."
+    yield "holds all of them, and the preparer only hashes all but the first; with distinct files"
+    yield "a first request also reads the disk, and each file is converted as well."
     yield ""
 
 
@@ -73,6 +75,13 @@ def _rows(small: Json, large: Json, scale: Mapping[str, float]) -> Iterator[Sequ
     what = "router: kept of {ranked:,} requests over all ids, KiB".format(**scale)
     yield _row(what, kept[0]["kept_bytes"], kept[1]["kept_bytes"], _kib)
     yield _row("router: one decision, median, µs", kept[0]["rank_s"], kept[1]["rank_s"], _us)
+
+
+def _settled(large: Json) -> Iterator[str]:
+    ended = "had ended" if large["settled_s"] is not None else "was still at work"
+    after = "" if large["settled_s"] is None else f", {large['settled_s']:.0f} s after them"
+    yield "- The requests right after the start compete with the preparer, which has more to do"
+    yield f"  where there are more models. At all other rows it {ended}{after}."
 
 
 def _row(what: str, small: float, large: float, show: Callable[[float], str]) -> Sequence[str]:
@@ -117,17 +126,20 @@ _REGISTRY: Mapping[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def _explained(scale: Mapping[str, float]) -> Iterator[str]:
+def _explained(large: Json, scale: Mapping[str, float]) -> Iterator[str]:
     yield "What grows, and what that means:"
     yield ""
+    yield "- **Models in turn**: 10 models stay in memory, of 10,000 each request loads one and"
+    yield "  evicts another. It is no measure of the registry, but of loads."
     yield "- **The registry** of each process, by the rows above; only the ingress reads cards."
-    yield "- **The list** waits for the first scan, and after a pause for one more. Nothing else"
-    yield "  waits for a scan: an unknown name, a new version, and any name after a pause are"
-    yield "  looked up in their own folders."
+    yield "- **The list** waits for the first scan, which begins with the ingress, and after a"
+    yield "  pause for one more. Nothing else waits for a scan: an unknown name, a new version, and"
+    yield "  any name after a pause are looked up in their own folders."
     yield "- **Scans** run in a thread, under requests only, and take at most a twentieth of the"
     yield "  time; a detector scans once a minute. So a new version of a bare name that is asked"
     yield "  for all the time is served after 2 s, or after 20 times a scan's duration where that"
     yield "  is more."
+    yield from _settled(large)
     yield "- **Preparing** happens at idle priority, in the order of the list, until"
     yield "  `prepared_bytes` are full (10 GiB hold about 2,000 models of this size). Models that"
     yield "  are opened go first, and then take the place of those that were unused longest."

@@ -269,7 +269,7 @@ class ReplicaReport:
     """The state of one replica, as `GET /v1/replicas` shows it.
 
     advertised: the model keys that Ray's routers are told of
-    config_error: why the last `user_config` was refused, or a preload failed
+    config_error: why the last `user_config` was refused, or a model that it names left out
     set_aside: the models whose requests are refused because their loads kept failing
     share: the pins and preloads of `user_config` that fell to this replica
     pinned: the models that are never evicted here

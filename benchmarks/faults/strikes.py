@@ -1,5 +1,6 @@
 """The faults: what each does, how long its load lasts, and when it is over."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -110,6 +111,7 @@ def lose_folder(stage: Stage) -> Over:
     """Move the model folder away, ask for models that are in no memory, and move it back."""
     folder = stage.app.repository
     away = folder.with_name(folder.name + "-away")
+    shutil.rmtree(away, ignore_errors=True)  # of a run that was cut off
     folder.rename(away)
     prober = threading.Thread(target=_probe, args=(stage, folder, away), daemon=True)
     prober.start()
@@ -119,13 +121,13 @@ def lose_folder(stage: Stage) -> Over:
 def _probe(stage: Stage, folder: Path, away: Path) -> None:
     """Ask until the folder is back and each model has answered."""
     waiting = list(stage.names[LOADED:])
-    back_s = stage.now_s + FOLDER_GONE_S
+    gone_s = back_s = stage.now_s
     turn = 0
     with httpx.Client(base_url=stage.url, timeout=60.0) as client:
         while waiting:
-            if stage.now_s >= back_s and away.exists():
+            if stage.now_s >= gone_s + FOLDER_GONE_S and away.exists():
                 away.rename(folder)
-                stage.notes.append(f"the folder was back after {stage.now_s:.1f} s")
+                back_s = stage.now_s
             name = waiting[turn % len(waiting)]
             at_s = stage.now_s
             status = _ask(client, name, stage)
@@ -134,6 +136,7 @@ def _probe(stage: Stage, folder: Path, away: Path) -> None:
                 waiting.remove(name)
             turn += 1
             time.sleep(_PROBE_S)
+    stage.notes.append(f"the last of them answered {stage.now_s - back_s:.1f} s after its return")
 
 
 def _ask(client: httpx.Client, name: str, stage: Stage) -> int:
@@ -143,10 +146,18 @@ def _ask(client: httpx.Client, name: str, stage: Stage) -> int:
     except httpx.HTTPError:
         return 0
     if answer.status_code != 200:
-        said = f"{answer.status_code} {answer.json().get('code')}"
+        said = f"{answer.status_code} was {code_of(answer)}"
         if said not in stage.notes:
             stage.notes.append(said)
     return answer.status_code
+
+
+def code_of(answer: httpx.Response) -> str:
+    """Return the code of a problem document, the beginning of anything else."""
+    try:
+        return str(answer.json()["code"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:100]
 
 
 def _amid_burst(stage: Stage, victim: Held, strike: Callable[[], None]) -> None:
@@ -176,9 +187,9 @@ def _all_but(lost: set[int], stage: Stage) -> bool:
 
 
 FAULTS: Mapping[str, Fault] = {
-    "replica": Fault("a detector is killed (SIGKILL)", 70.0, kill_replica),
-    "node": Fault("a node is killed with all its processes", 80.0, kill_node),
-    "controller": Fault("Serve's controller is killed (SIGKILL)", 70.0, kill_controller),
+    "replica": Fault("a detector is killed (SIGKILL)", 60.0, kill_replica),
+    "node": Fault("a node is killed with all its processes", 70.0, kill_node),
+    "controller": Fault("Serve's controller is killed (SIGKILL)", 60.0, kill_controller),
     "rollout": Fault("a new version is rolled out", 110.0, roll_out),
     "folder": Fault("the model folder is gone for 20 s", 70.0, lose_folder),
 }

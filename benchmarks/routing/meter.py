@@ -3,7 +3,7 @@
 import math
 
 from benchmarks.routing.events import Timeline
-from serve_app.routing.stats import hottest, rounded_s
+from serve_app.routing.stats import hottest, rounded
 
 _WINDOW_S = 3.0
 _WEIGHT = 0.1
@@ -23,12 +23,12 @@ class Meter:
     @property
     def request_s(self) -> float:
         """Seconds that one request takes lately, rounded."""
-        return rounded_s(self._request_s)
+        return rounded(self._request_s)
 
     @property
     def load_s(self) -> float:
         """Seconds that a load from prepared weights takes lately, rounded."""
-        return rounded_s(self._load_s)
+        return rounded(self._load_s)
 
     def served(self, model: str, seconds: float) -> None:
         """Count one request."""

@@ -17,6 +17,7 @@ from serve_app.cache import CacheLimits, Policy, Usage
 from serve_app.cache.admission import Verdict, admit
 from serve_app.cache.ledger import ByteLedger
 from serve_app.replica.scheduler import FairScheduler, Ticket
+from serve_app.routing.stats import rounded
 from serve_app.types import Footprint, ModelKey
 
 PATIENCE_S = 1.0
@@ -122,6 +123,12 @@ class Replica:
         """Return the ids of all models that are resident or loading."""
         ids = {one.model.id for one in self.resident.values() if not one.leaving}
         return frozenset(ids | {load.model.id for load in self.loading.values()})
+
+    @property
+    def mean_model_bytes(self) -> int:
+        """What a resident model takes, on average; 0 where there is none."""
+        sizes = [one.model.own_bytes for one in self.resident.values()]
+        return int(rounded(sum(sizes) / len(sizes))) if sizes else 0
 
     def has(self, model: SimModel) -> bool:
         """Tell whether a model is resident or loading."""

@@ -271,6 +271,7 @@ class Controller:
         return RoutingStats(
             budget_bytes=budget,
             free_bytes=rounded_free_bytes(budget, replica.ledger.used_bytes),
+            model_bytes=replica.mean_model_bytes,
             request_s=meter.request_s,
             load_s=meter.load_s,
             loading=frozenset(load.model.id for load in replica.loading.values()),

@@ -21,7 +21,7 @@ from serve_app.cache.lease import Lease
 from serve_app.cache.loader import M, ModelLoader, P
 from serve_app.cache.observer import CacheObserver, NullObserver, Outcome
 from serve_app.cache.policies import LRU, Policy
-from serve_app.cache.quarantine import Quarantine, nothing_known
+from serve_app.cache.quarantine import Quarantine, look_at_nothing, nothing_known
 from serve_app.cache.state import CacheState, no_room
 from serve_app.errors import (
     DeadlineExceededError,
@@ -54,6 +54,7 @@ class ModelCache(Generic[P, M]):
         observer: CacheObserver | None = None,
         clock: Callable[[], float] = time.monotonic,
         file_of: Callable[[ModelKey], Hashable] = nothing_known,
+        look: Callable[[ModelKey], None] = look_at_nothing,
     ) -> None:
         """Make an empty cache.
 
@@ -68,6 +69,7 @@ class ModelCache(Generic[P, M]):
             observer: is told of requests, loads and evictions
             clock: seconds, for durations and the order of use
             file_of: something that differs when a model's file was replaced; must not block
+            look: has that brought up to date for a model set aside; must not block
         """
         if max_concurrent_loads < 1:
             raise ValueError(f"max_concurrent_loads must be 1 or more, not {max_concurrent_loads}")
@@ -87,7 +89,7 @@ class ModelCache(Generic[P, M]):
             max_concurrent_prepares=max_concurrent_prepares,
             patience_s=patience_s,
         )
-        self._quarantine = Quarantine(clock, file_of=file_of)
+        self._quarantine = Quarantine(clock, file_of=file_of, look=look)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property

@@ -22,6 +22,8 @@ LONGEST_PAUSE_S: Mapping[type[ServeAppError], float] = {
 }
 """Each further failure doubles the pause up to this, by what the last load ended in. Errors that
 are not named here say nothing of the next load and are not counted."""
+LOOK_EVERY_S = 1.0
+"""So often at most is a refused model's file looked at."""
 _KEPT = 4096
 _MOST_DOUBLINGS = 16
 
@@ -29,6 +31,10 @@ _MOST_DOUBLINGS = 16
 def nothing_known(_key: ModelKey) -> Hashable:
     """Know nothing of a model's file."""
     return None
+
+
+def look_at_nothing(_key: ModelKey) -> None:
+    """Look at no model's file."""
 
 
 @dataclass(slots=True)
@@ -39,6 +45,7 @@ class _Record:
     file: Hashable
     failures: int = 0
     until: float = -math.inf
+    looked: float = -math.inf
 
 
 class Quarantine:
@@ -49,15 +56,18 @@ class Quarantine:
         clock: Callable[[], float],
         *,
         file_of: Callable[[ModelKey], Hashable] = nothing_known,
+        look: Callable[[ModelKey], None] = look_at_nothing,
     ) -> None:
         """Set nothing aside.
 
         Args:
             clock: seconds
             file_of: something that differs when a model's file is another one; must not block
+            look: has what `file_of` tells of a refused model brought up to date; must not block
         """
         self._clock = clock
         self._file_of = file_of
+        self._look = look
         self._records: OrderedDict[ModelKey, _Record] = OrderedDict()
 
     def check(self, key: ModelKey) -> None:
@@ -72,7 +82,11 @@ class Quarantine:
         if record.file != self._file_of(key):
             del self._records[key]  # it was replaced: the new file has done no wrong
             return
-        left_s = record.until - self._clock()
+        now = self._clock()
+        if now >= record.looked + LOOK_EVERY_S:
+            record.looked = now
+            self._look(key)
+        left_s = record.until - now
         error = type(record.error)(
             f"{record.error.detail} (set aside after {record.failures} failed loads in a row; it "
             f"is tried again in {math.ceil(left_s)} s, or at once by POST .../load)",

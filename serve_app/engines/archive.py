@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serve_app.engines.guard import is_blameless
 from serve_app.engines.pickles import imported_names
 from serve_app.engines.text import printable
 from serve_app.errors import ModelBrokenError
@@ -24,6 +25,7 @@ def check_archive(path: Path) -> None:
 
     Raises:
         ModelBrokenError: the file is no well-formed archive of `torch.save`; the detail says what
+        OSError: the disk or the system refuses, which says nothing of the file
     """
     with _opened(path) as archive:
         _find_pickle(archive, path.stat().st_size)
@@ -34,6 +36,7 @@ def read_globals(path: Path) -> frozenset[str]:
 
     Raises:
         ModelBrokenError: the file is no well-formed archive of `torch.save`
+        OSError: the disk or the system refuses, which says nothing of the file
     """
     with _opened(path) as archive:
         entry = _find_pickle(archive, path.stat().st_size)
@@ -45,11 +48,14 @@ def check_records(path: Path) -> None:
 
     Raises:
         ModelBrokenError: a record is damaged
+        OSError: the disk or the system refuses, which says nothing of the file
     """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError):
+    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError) as error:
+        if is_blameless(error):
+            raise
         damaged = "the archive"
     if damaged is not None:
         raise ModelBrokenError("the checkpoint is corrupt: a checksum is wrong; copy it again")
@@ -67,7 +73,9 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise ModelBrokenError(
             "the checkpoint is corrupt: its contents cannot be read; copy or export it again"
         ) from None
-    except OSError as error:
+    except OSError as error:  # damaged offsets lead to some, too
+        if is_blameless(error):
+            raise
         raise ModelBrokenError(f"the checkpoint cannot be read: {error.strerror}") from None
 
 

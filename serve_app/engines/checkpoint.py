@@ -22,7 +22,7 @@ from ultralytics.nn.autobackend import check_class_names
 
 from serve_app.engines.archive import check_archive, read_globals
 from serve_app.engines.base import Description, ModelInfo
-from serve_app.engines.guard import is_out_of_memory
+from serve_app.engines.guard import is_blameless
 from serve_app.engines.pickles import check_calls
 from serve_app.engines.storages import read_plain_tensors, read_weights
 from serve_app.engines.text import printable
@@ -95,7 +95,7 @@ def _read(path: Path, device: str) -> Checkpoint:
     except ModelBrokenError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_blameless(error):
             raise
         logger.info("checkpoint refused", exc_info=error)
         raise ModelBrokenError(
@@ -124,7 +124,7 @@ def _unpickle(path: Path) -> Any:
                 "the checkpoint asks for something outside a YOLO model; nothing of it was run"
             ) from None
         except (EOFError, RuntimeError) as error:
-            if is_out_of_memory(error):
+            if is_blameless(error):
                 raise
             logger.info("checkpoint unreadable", exc_info=error)
             raise ModelBrokenError(_DAMAGED) from None
@@ -141,6 +141,8 @@ def _scan(path: Path) -> set[str]:
     try:
         return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception as error:  # opcodes that torch.save never writes, or an unreadable archive
+        if is_blameless(error):
+            raise
         logger.info("checkpoint unreadable", exc_info=error)
     known = {"torch", "collections", "ultralytics", "numpy", "pathlib", "torchvision"}
     _refuse_foreign({name for name in read_globals(path) if name.split(".", 1)[0] not in known})

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from ultralytics.utils import patches
 
 from serve_app.engines.guard import blaming
+from serve_app.engines.jpeg import MAX_SCANS, has_more_scans
 from serve_app.errors import (
     ImageTooLargeError,
     InvalidImageError,
@@ -70,13 +71,15 @@ def decode_image(data: bytes, max_pixels: int | None = None) -> ImageArray:
     Of an animation or a document the first frame is read.
 
     Raises:
-        InvalidImageError: truncated, corrupt, or no JPEG, PNG, WebP, BMP or TIFF
+        InvalidImageError: truncated, corrupt, no JPEG, PNG, WebP, BMP or TIFF, or a JPEG of far too
+            many scans
         ImageTooLargeError: more than `max_pixels` pixels by its own header
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what is refused or accepted here anyway
         header = _read_header(data)
         _check_pixels(header.width, header.height, max_pixels)
+        _check_scans(data)
         image = _decode_plain_jpeg(data, header)
         if image is None:
             _check_whole(header)
@@ -133,6 +136,14 @@ def _check_pixels(width: int, height: int, max_pixels: int | None) -> None:
     if max_pixels is not None and width * height > max_pixels:
         raise ImageTooLargeError(
             f"the picture has {width}x{height} pixels, more than the {max_pixels} allowed"
+        )
+
+
+def _check_scans(data: bytes) -> None:
+    """Refuse a progressive JPEG that would be decoded again and again, whatever it is called."""
+    if has_more_scans(data, MAX_SCANS):
+        raise InvalidImageError(
+            f"the JPEG has more than {MAX_SCANS} scans, which none needs; save it anew"
         )
 
 

@@ -12,6 +12,7 @@ from serve_app.engines import predictors
 from serve_app.engines.backed_model import BackedModel
 from serve_app.engines.base import Description
 from serve_app.engines.files import KnownFiles
+from serve_app.engines.guard import is_blameless
 from serve_app.engines.memory import release_free_memory, resident_bytes
 from serve_app.engines.onnx_graph import inspect_graph
 from serve_app.engines.onnx_metadata import read_metadata
@@ -59,6 +60,8 @@ class OnnxEngine:
                 str(path), self._options(), providers=self._providers()
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+            if is_blameless(error):
+                raise
             logger.info("session refused", exc_info=error)
             raise ModelBrokenError(
                 "the ONNX file is truncated, corrupt or uses unknown operators; export it again"

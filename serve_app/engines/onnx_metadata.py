@@ -14,6 +14,7 @@ from serve_app.errors import ModelBrokenError
 from serve_app.types import Task
 
 _MAX_FIELD_CHARACTERS = 2**20
+_CHUNK_BYTES = 2**20
 
 
 def read_metadata(path: Path) -> Description:
@@ -21,9 +22,11 @@ def read_metadata(path: Path) -> Description:
 
     Raises:
         ModelBrokenError: there is none, or not what an export has
+        OSError: the file cannot be read
     """
     raw: Mapping[str, str] = BaseBackend.read_metadata(path)
     if not {"task", "names", "stride", "imgsz"} <= raw.keys():
+        _read_through(path)
         raise ModelBrokenError(
             "the ONNX file is truncated or was not exported by Ultralytics: it lacks the metadata "
             "task, names, stride and imgsz; export it with `YOLO('model.pt').export(format='onnx')`"
@@ -37,6 +40,13 @@ def read_metadata(path: Path) -> Description:
         return parse_metadata(raw)
     except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
         raise ModelBrokenError("the ONNX file's metadata are malformed; export it again") from None
+
+
+def _read_through(path: Path) -> None:
+    """Raise what the disk or the system says of the file; Ultralytics takes it for no metadata."""
+    with path.open("rb") as file:
+        while file.read(_CHUNK_BYTES):
+            pass
 
 
 def parse_metadata(raw: Mapping[str, str]) -> Description:

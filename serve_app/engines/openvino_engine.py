@@ -21,7 +21,7 @@ from serve_app.engines.compiled import (
     write_compiled,
 )
 from serve_app.engines.files import KnownFiles, content_hash
-from serve_app.engines.guard import is_out_of_memory
+from serve_app.engines.guard import is_blameless
 from serve_app.engines.memory import release_free_memory, resident_bytes
 from serve_app.engines.openvino_files import READABLE, read_graph
 from serve_app.engines.openvino_model import OpenVinoModel
@@ -147,7 +147,7 @@ class OpenVinoEngine:
             blob = io.BytesIO(compiled.blob.data)
             network = self._core.import_model(blob, _DEVICE, self._config)
         except RuntimeError as error:  # made by another version, or for another processor
-            if is_out_of_memory(error):
+            if is_blameless(error):
                 raise
             self._refuse(path, error)
             return None
@@ -160,6 +160,8 @@ class OpenVinoEngine:
         try:
             return self._core.compile_model(graph, _DEVICE, self._config)
         except RuntimeError as error:
+            if is_blameless(error):
+                raise
             logger.info("graph refused", exc_info=error)
             raise ModelBrokenError(
                 "the model uses operators that OpenVINO does not know; export it again"

@@ -18,6 +18,7 @@ from ultralytics.nn.modules.head import Classify, Detect, RTDETRDecoder
 from serve_app.engines.archive import check_records
 from serve_app.engines.base import Description
 from serve_app.engines.checkpoint import read_model, read_structure
+from serve_app.engines.guard import is_blameless
 from serve_app.engines.memory import release_free_memory
 from serve_app.engines.onnx_graph import inspect_graph
 from serve_app.engines.onnx_metadata import read_metadata
@@ -112,6 +113,8 @@ def read_graph(model_format: ModelFormat, path: Path) -> Any:
     except ModelBrokenError:
         raise
     except Exception as error:  # OpenVINO raises RuntimeError, tracing whatever a network raises
+        if is_blameless(error):
+            raise
         logger.info("graph refused", exc_info=error)
         raise ModelBrokenError(
             f"the model cannot be converted for OpenVINO ({type(error).__name__}); "

@@ -92,9 +92,10 @@ class Holder:
 
     def take(self, orders: Orders) -> None:
         """Follow `orders`, unless they were given without knowing of a later pin."""
-        stale = not PinTable(orders.pins).covers(self.table.pins)
+        now = self._clock()
+        stale = not PinTable(orders.pins).covers(self.table.pins, now, self.configured)
         self.table.merge(orders.pins)
-        self.table.forget(self._clock(), self.configured)
+        self.table.forget(now, self.configured)
         if not stale:
             self._assigned = orders.pinned.get(self._replica_id, frozenset())
             spare = orders.spare.get(self._replica_id, frozenset())

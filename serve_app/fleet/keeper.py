@@ -26,6 +26,8 @@ IDLE_PERIOD_S = 10.0
 GRACE_S = 3.0
 """A replica that does not answer is planned with for so long: one that takes a new `user_config`
 is back by then, and its models need not move."""
+_SPARE_UNTIL = 3
+"""After so many times `spare_copies_after_s` no replica has gone, so none will."""
 _ONLY_HERE = frozenset({"overloaded", "model_exceeds_budget", "device_failed", "replica_failing"})
 """Failures that another replica need not share."""
 
@@ -77,8 +79,8 @@ class FleetKeeper:
         Args:
             fleet: the replicas
             needed: how many of these replicas would do; when that is fewer than there are for as
-                long as `user_config` says, pinned and hot models get a second copy, since Ray
-                chooses which replica goes
+                long as `user_config` says, pinned and hot models get a second copy for a while,
+                since Ray chooses which replica goes
             author: tells this keeper's writes from others'
             wall_clock: seconds, compared with other machines'
             clock: seconds, for durations
@@ -89,7 +91,7 @@ class FleetKeeper:
         self._wall_clock, self._clock = wall_clock, clock
         self._table = PinTable()
         self._seen: dict[str, tuple[float, ReplicaReport]] = {}
-        self._fewer_since: float | None = None
+        self._fewer_since: tuple[float, int] | None = None
         self._changed = asyncio.Event()
         self._failing = False
 
@@ -112,7 +114,7 @@ class FleetKeeper:
                 continue
 
     async def reconcile(self) -> bool:
-        """Bring the replicas in line with what is wanted; return whether there is work to stay for.
+        """Bring the replicas in line with what is wanted; return whether any is pinned by number.
 
         Raises:
             ServeAppError: the replicas did not answer in time
@@ -200,8 +202,7 @@ class FleetKeeper:
         spare = spares(reports, planned) if shrinks else {}
         if spare or self._differs(reports, planned, wanted):
             await self._fleet.order(Orders(self._table.pins, planned, spare))
-        by_number = any(copies is not None for copies in wanted.values())
-        return by_number or bool(self._table.pins)
+        return any(copies is not None for copies in wanted.values())
 
     def _differs(
         self,
@@ -212,8 +213,9 @@ class FleetKeeper:
         """Tell whether a replica has to hear of anything."""
         # What is wanted on every replica each pins by itself, once it knows the table.
         everywhere = {key for key, copies in wanted.items() if copies is None}
+        now, configured, pins = self._wall_clock(), configured_in(reports), self._table.pins
         return any(
-            report.pins != self._table.pins
+            not PinTable(report.pins).covers(pins, now, configured)
             or set(report.pinned) - everywhere != planned[report.replica_id] - everywhere
             for report in reports
         )
@@ -230,12 +232,15 @@ class FleetKeeper:
     def _may_shrink(self, reports: Sequence[ReplicaReport]) -> bool:
         waits_s = [one.spare_copies_after_s for one in reports]
         wait_s = min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
-        if wait_s is None or len(reports) < 2 or self._needed(reports) >= len(reports):
+        count = len(reports)
+        if wait_s is None or count < 2 or self._needed(reports) >= count:
             self._fewer_since = None
             return False
-        if self._fewer_since is None:
-            self._fewer_since = self._clock()
-        return self._clock() - self._fewer_since >= wait_s
+        if self._fewer_since is None or self._fewer_since[1] != count:
+            self._fewer_since = self._clock(), count
+        # Where the number stays, by `min_replicas` say, copies for ever would be made for nothing.
+        until_s = _SPARE_UNTIL * wait_s + 2 * IDLE_PERIOD_S
+        return wait_s <= self._clock() - self._fewer_since[0] < until_s
 
     def _write(self, key: ModelKey, copies: Copies) -> None:
         self._table.write(str(key), copies, self._wall_clock(), self._author)

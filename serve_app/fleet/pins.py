@@ -4,7 +4,7 @@ Every replica and every ingress holds a copy of this table and tells the others,
 as one of them. Of two writes on one model the later one holds, whatever the order they arrive in.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from serve_app.types import Copies, Pin
 
@@ -36,12 +36,20 @@ class PinTable:
             if known is None or _age(pin) > _age(known):
                 self._pins[pin.key] = pin
 
-    def covers(self, pins: Iterable[Pin]) -> bool:
-        """Tell whether nothing among `pins` is news."""
-        return all(
-            (known := self._pins.get(pin.key)) is not None and _age(known) >= _age(pin)
-            for pin in pins
-        )
+    def covers(self, pins: Iterable[Pin], now_s: float, configured: Collection[str] = ()) -> bool:
+        """Tell whether nothing among `pins` is news.
+
+        An old unpinning is none: who wrote this table may have forgotten it, and by clocks that
+        differ by up to FORGET_S / 2 not all forget it at the same time.
+        """
+
+        def is_known(pin: Pin) -> bool:
+            known = self._pins.get(pin.key)
+            if known is None:
+                return _is_old(pin, now_s, FORGET_S / 2) and pin.key not in configured
+            return _age(known) >= _age(pin)
+
+        return all(map(is_known, pins))
 
     def write(self, key: str, copies: Copies, now_s: float, author: str) -> None:
         """Want `copies` of `key` from now on; holds over all writes seen so far, whatever `now_s`.
@@ -70,8 +78,13 @@ class PinTable:
         self._pins = {
             key: pin
             for key, pin in self._pins.items()
-            if pin.copies != 0 or pin.time_s > now_s - FORGET_S or key in configured
+            if not _is_old(pin, now_s, FORGET_S) or key in configured
         }
+
+
+def _is_old(pin: Pin, now_s: float, age_s: float) -> bool:
+    """Whether it is an unpinning of so long ago."""
+    return pin.copies == 0 and pin.time_s <= now_s - age_s
 
 
 def _age(pin: Pin) -> tuple[float, str]:

@@ -6,9 +6,9 @@ the greatest. One replica more or less moves nothing but the models that it take
 
 import math
 from collections.abc import Hashable, Mapping
-from hashlib import blake2b
 from typing import TypeVar
 
+from serve_app.hashing import rendezvous
 from serve_app.types import Copies
 
 K = TypeVar("K", bound=Hashable)
@@ -16,8 +16,7 @@ K = TypeVar("K", bound=Hashable)
 
 def weight(key: object, place: str) -> int:
     """Return how much a model, by its text, belongs to a place; the same in every process."""
-    digest = blake2b(f"{key}\n{place}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+    return rendezvous(key, place)
 
 
 def share_of(wanted: Mapping[K, Copies], rank: int, world_size: int) -> tuple[K, ...]:
@@ -47,6 +46,17 @@ def share_of(wanted: Mapping[K, Copies], rank: int, world_size: int) -> tuple[K,
         if rank in best[:copies]:
             mine.append(key)
     return tuple(mine)
+
+
+def pins_of(wanted: Mapping[K, Copies], rank: int, world_size: int) -> tuple[K, ...]:
+    """Return the pinned models that fall to the replica of `rank`, in the order of `wanted`.
+
+    One beyond `world_size` was added by the autoscaler to replicas that have their pins already:
+    it takes what is wanted everywhere, and of the rest nothing unless it is told.
+    """
+    if rank < world_size:
+        return share_of(wanted, rank, world_size)
+    return tuple(key for key, copies in wanted.items() if copies is None)
 
 
 def _weight(key: object, place: int) -> int:

@@ -32,9 +32,11 @@ def create_api(
     send_request_id: False where the server around it sends the header X-Request-Id itself
     """
     keeper = FleetKeeper(backend)
+    models = AsyncRegistry(registry)
 
     @asynccontextmanager
     async def keep_pins(_: FastAPI) -> AsyncIterator[None]:
+        models.begin()  # while the detectors start: of 10,000 cards it takes seconds
         keeping = asyncio.create_task(keeper.run())
         yield
         keeping.cancel()
@@ -52,7 +54,7 @@ def create_api(
         lifespan=keep_pins,
     )
     in_flight = InFlight(limits.max_inflight_bytes)
-    Services(backend, keeper, AsyncRegistry(registry), limits, in_flight).attach(app)
+    Services(backend, keeper, models, limits, in_flight).attach(app)
     for router in (predict_router(), models_router(), status_router()):
         app.include_router(router)
     add_problem_handlers(app)

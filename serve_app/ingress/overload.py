@@ -16,6 +16,8 @@ LONGEST_S = 60.0
 """Bounds of Retry-After."""
 _MEMORY_S = 10.0
 """Answers that are older count less than a third in the rate."""
+_DOUBT_S = 0.5
+"""What was measured before a long silence counts as much as so many seconds."""
 _SHUT_S = 0.25
 """For so long a refusal tells of the queue; a replica that joined may have made room since."""
 
@@ -28,6 +30,7 @@ class AnswerRate:
         self._clock = clock
         self._busy_since: float | None = None
         self._busy_s = 0.0
+        self._silent_s = 0.0
         self._answers = 0.0
 
     def begin(self) -> None:
@@ -44,6 +47,11 @@ class AnswerRate:
         """Count one answer."""
         self._take_time()
         self._answers += 1
+        if self._silent_s > _MEMORY_S and self._busy_s > _DOUBT_S:
+            # A first replica has come, say: what it does tells more than how long it took.
+            self._answers *= _DOUBT_S / self._busy_s
+            self._busy_s = _DOUBT_S
+        self._silent_s = 0.0
 
     @property
     def per_s(self) -> float:
@@ -57,8 +65,9 @@ class AnswerRate:
         now = self._clock()
         passed_s, self._busy_since = now - self._busy_since, now
         kept = math.exp(-passed_s / _MEMORY_S)
+        self._silent_s += passed_s
         self._answers *= kept
-        self._busy_s = self._busy_s * kept + passed_s
+        self._busy_s = self._busy_s * kept + _MEMORY_S * (1 - kept)
 
 
 class Backlog:

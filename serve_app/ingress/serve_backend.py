@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from serve_app.errors import (
     from_failure,
 )
 from serve_app.fleet.plan import Orders
+from serve_app.ingress.broadcast import Answers, collect
 from serve_app.ingress.limits import Deadline
 from serve_app.types import ModelKey, PredictRequest, PredictResult, ReplicaReport
 
@@ -35,6 +36,8 @@ T = TypeVar("T")
 
 REPORT_TIMEOUT_S = 4.0
 """Shorter than the ingress gives it, so that the answer names the replicas."""
+READY_TIMEOUT_S = 1.0
+"""A replica that has not answered then is busy; shorter than the patience of probes."""
 _ANSWER_SHARE = 0.95
 """Of the time for loading on several replicas, what each of them is given."""
 
@@ -89,38 +92,70 @@ class ServeBackend:
         self, key: ModelKey, replica_ids: Collection[str], timeout_s: float
     ) -> dict[str, Failure | None]:
         """Make a model resident on the named replicas; one that is gone is not in the answer."""
-        in_time_s = timeout_s * _ANSWER_SHARE  # so that a slow one does not hide the others
-        answers = await self._broadcast(
-            "load_on", key, tuple(replica_ids), in_time_s, timeout_s=timeout_s
+        names = set(replica_ids)
+        in_time_s = timeout_s * _ANSWER_SHARE
+
+        def all_named(answers: Sequence[Any]) -> bool:
+            return names <= _named(answers).keys()
+
+        sent = await self._broadcast(
+            "load_on", key, tuple(names), in_time_s, timeout_s=timeout_s, enough=all_named
         )
-        return dict(answer for answer in answers if answer is not None)
+        answers = _named(_alive(sent))
+        if sent.waiting:
+            late = _too_late("load_on", timeout_s).to_failure()
+            answers |= dict.fromkeys(names - answers.keys(), late)
+        return answers
 
     async def order(self, orders: Orders) -> None:
-        """Tell every replica what it is to hold; their loads go on after this returns."""
-        await self._broadcast("order", orders, timeout_s=REPORT_TIMEOUT_S)
+        """Tell every replica what it is to hold; their loads go on after this returns.
+
+        One that does not take it in time is told again, as its report shows.
+        """
+        _alive(await self._broadcast("order", orders, timeout_s=REPORT_TIMEOUT_S))
 
     async def unload(self, key: ModelKey, timeout_s: float) -> int:
         """Release a model on every replica; return how many held it."""
         answers = await self._broadcast("unload", key, timeout_s, timeout_s=timeout_s)
-        return sum(_unwrap(answer) for answer in answers)
+        count: int = sum(_unwrap(answer) for answer in _alive(answers))
+        if answers.waiting:
+            raise _too_late("unload", timeout_s)
+        return count
 
     async def replicas(self) -> list[ReplicaReport]:
-        """Ask every replica for its state; one that dies meanwhile is left out.
+        """Ask every replica for its state; one that dies meanwhile or hangs is left out.
 
         While a replica takes a new `user_config`, Ray routes nothing to it: it is left out, too.
+
+        Raises:
+            DeadlineExceededError: there are replicas, and none of them answered in time
         """
         try:
-            reports = await self._broadcast("report", timeout_s=REPORT_TIMEOUT_S)
+            answers = await self._broadcast("report", timeout_s=REPORT_TIMEOUT_S)
         except OverloadedError:
             return []
+        reports: list[ReplicaReport] = _alive(answers)
+        if answers.waiting and not reports:
+            raise _too_late("report", REPORT_TIMEOUT_S)
         return sorted(reports, key=lambda report: report.replica_id)
 
     async def ready(self) -> bool:
-        """Return whether at least one replica answers."""
+        """Return whether at least one replica answers, or is there and busy.
+
+        A report waits its turn among requests, so a full replica answers late. One that hangs is
+        taken away by Ray's health checks.
+        """
+
+        def one_answered(answers: Sequence[Any]) -> bool:
+            return any(not isinstance(answer, Exception) for answer in answers)
+
         try:
-            return bool(await self.replicas())
-        except DeadlineExceededError:
+            answers = await self._broadcast(
+                "report", timeout_s=READY_TIMEOUT_S, enough=one_answered
+            )
+        except (OverloadedError, DeadlineExceededError):
             return False
+        return one_answered(answers.values) or answers.waiting > 0
 
     async def _call(
         self,
@@ -132,49 +167,76 @@ class ServeBackend:
         """Call one replica, and once more if it is lost meanwhile: every call may be repeated.
 
         One that cannot begin the call, since it is being replaced, costs nothing: another is asked
-        as long as there is time. While there is none, Ray's router waits for one.
+        as long as there is time. While there is none, Ray's router waits for one. A call that was
+        let into the queue once is not turned away when that is full as it comes back.
 
         arguments: returns those of the call, given the seconds that are left
         """
         handle = self._handle.options(method_name=method, multiplexed_model_id=str(key))
         deadline = Deadline(timeout_s)
-        was_lost, pause_s = False, _FIRST_PAUSE_S
+        was_lost = came_back = False
+        pause_s = _FIRST_PAUSE_S
         while True:
             try:
                 return _unwrap(await handle.remote(*arguments(deadline.left_s)))
-            except ReplicaFailingError:
-                if deadline.left_s <= pause_s:
-                    raise
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             except Exception as error:
+                if isinstance(error, ReplicaFailingError) or (
+                    came_back and isinstance(error, BackPressureError)
+                ):
+                    if deadline.left_s <= pause_s:
+                        raise _explain(error, method, key) from None
+                    came_back = True
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    continue
                 if not _is_lost(error):
                     raise _explain(error, method, key) from None
                 if was_lost or not deadline.left_s:
                     raise _explain_lost(error) from None
-                was_lost = True
+                was_lost = came_back = True
                 logger.warning(
                     "%s with %s is tried once more, a replica is lost: %r", method, key, error
                 )
 
-    async def _broadcast(self, method: str, *arguments: object, timeout_s: float) -> list[Any]:
-        """Call every replica; one that dies meanwhile gives no answer."""
+    async def _broadcast(
+        self,
+        method: str,
+        *arguments: object,
+        timeout_s: float,
+        enough: Callable[[Sequence[Any]], bool] = lambda _: False,
+    ) -> Answers:
+        """Call every replica; return what came back until it was `enough` or the time over."""
         response = self._handle.broadcast(method, *arguments)
         try:
-            answers = await response.results_async(timeout_s=timeout_s, return_exceptions=True)
+            return await collect(response, timeout_s, enough)
         except DeploymentUnavailableError:
             raise OverloadedError("no detector replica is running now: try again later") from None
         except TimeoutError:
-            raise DeadlineExceededError(
-                f"not every replica answered {method!r} within {timeout_s:g} s: try again"
-            ) from None
-        alive = [
-            answer for answer in answers if not (isinstance(answer, Exception) and _is_lost(answer))
-        ]
-        for answer in alive:
-            if isinstance(answer, Exception):
-                raise answer
-        return alive
+            raise _too_late(method, timeout_s) from None
+
+
+def _alive(answers: Answers) -> list[Any]:
+    """Return the answers without those of replicas that died meanwhile; raise any defect."""
+    alive = [
+        answer
+        for answer in answers.values
+        if not (isinstance(answer, Exception) and _is_lost(answer))
+    ]
+    for answer in alive:
+        if isinstance(answer, Exception):
+            raise answer
+    return alive
+
+
+def _named(answers: Sequence[Any]) -> dict[str, Failure | None]:
+    """Return what came of a load on those replicas that were to load, by id."""
+    return dict(answer for answer in answers if isinstance(answer, tuple))
+
+
+def _too_late(method: str, timeout_s: float) -> DeadlineExceededError:
+    return DeadlineExceededError(
+        f"not every replica answered {method!r} within {timeout_s:g} s: try again"
+    )
 
 
 def _is_lost(error: Exception) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
 from serve_app.engines.base import Engine, EngineModel
-from serve_app.engines.guard import guarded
+from serve_app.engines.guard import explained, guarded
 from serve_app.engines.worker import LoaderThreads, complete, settle
 from serve_app.loading.sources.base import Source
 from serve_app.types import Footprint, ModelFormat, ModelKey, ModelSpec
@@ -94,10 +94,14 @@ class Loader:
             ModelNotFoundError: no such version, or its source does not have it
             SourceUnavailableError: the source cannot be reached
             ModelBrokenError: the file is corrupt, unsafe or no YOLO model
+            OverloadedError: there is no memory, descriptor or thread left for it
         """
         started = time.perf_counter()
-        spec = await self._resolve(key)
-        path = await self._sources[spec.source].fetch(spec)
+        try:
+            spec = await self._resolve(key)
+            path = await self._sources[spec.source].fetch(spec)
+        except Exception as error:
+            raise explained(error) from None
         fetched = time.perf_counter()
         verify = self._engines[spec.format].verify
         estimate = await settle(self._verifiers.submit(guarded, verify, path))

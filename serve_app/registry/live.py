@@ -37,6 +37,10 @@ class AsyncRegistry:
         """Whether a scan runs now."""
         return self._scan is not None
 
+    def begin(self) -> None:
+        """Start the first scan before anybody asks; returns at once."""
+        self._start_scan()
+
     async def resolve(self, ref: ModelRef) -> ModelKey:
         """Return the version that `ref` means; raise ModelNotFoundError when it does not exist."""
         if self._is_old():
@@ -56,6 +60,10 @@ class AsyncRegistry:
         self._is_old()
         await self._look(key.name)
         return self._registry.snapshot.spec(key)
+
+    def look_soon(self, name: str) -> None:
+        """Have one name brought up to date beside; what is known answers meanwhile."""
+        self._start_look(name)
 
     def versions(self, name: str) -> tuple[str, ...]:
         """Return the versions of a name from the lowest to the highest, as last seen."""
@@ -96,11 +104,14 @@ class AsyncRegistry:
 
     async def _look(self, name: str) -> None:
         """Bring one name up to date; all who ask for it meanwhile share the look."""
+        await asyncio.shield(self._start_look(name))
+
+    def _start_look(self, name: str) -> asyncio.Task[None]:
         look = self._looks.get(name)
         if look is None:
             look = self._looks[name] = asyncio.create_task(self._look_in_turn(name))
             look.add_done_callback(lambda _: self._looks.pop(name))
-        await asyncio.shield(look)
+        return look
 
     async def _look_in_turn(self, name: str) -> None:
         async with self._room:

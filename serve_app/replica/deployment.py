@@ -36,7 +36,7 @@ from serve_app.registry import folder, official
 from serve_app.registry.catalog import Registry
 from serve_app.registry.live import AsyncRegistry
 from serve_app.replica.autoscaling_stats import AutoscalingStats
-from serve_app.replica.configuration import understand
+from serve_app.replica.configuration import Preloads, understand
 from serve_app.replica.health import Health
 from serve_app.replica.multiplex import MultiplexBridge
 from serve_app.replica.observer import ReplicaObserver
@@ -102,6 +102,7 @@ class Detector:
         self._scaling = AutoscalingStats(self._metrics, self._config.working_set_window_s)
         self._config_error: str | None = None
         self._configured = False
+        self._preloads = Preloads()
         self._preloading: asyncio.Task[None] | None = None
         self._preload_timeout_s = args.request_timeout_s
         self._limits = CacheLimits(self._config.budget_bytes(self._device_bytes))
@@ -116,7 +117,10 @@ class Detector:
             limits=self._limits,
             max_concurrent_loads=args.max_concurrent_loads,
             file_of=registry.file_of,
-            observer=ReplicaObserver(self._metrics, self._on_change, self._scaling),
+            look=lambda key: self._registry.look_soon(key.name),
+            observer=ReplicaObserver(
+                self._metrics, self._on_change, self._scaling, self._health.saw
+            ),
         )
         self._service = PredictService(
             self._cache, self._streams, max_image_pixels=args.max_image_pixels
@@ -203,21 +207,22 @@ class Detector:
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """Say what routers should know; Ray asks every half second and passes changes on."""
-        models = self._cache.snapshot()
         return self._routing.stats(
             budget_bytes=self._cache.budget_bytes,
             used_bytes=self._cache.used_bytes,
+            max_models=self._config.max_models,
             advertised=self._bridge.advertised,
-            resident={model.key for model in models if model.state == "resident"},
+            models=self._cache.snapshot(),
         ).to_wire()
 
     async def reconfigure(self, user_config: Mapping[str, Any], rank: ReplicaRank) -> None:
-        """Apply budget, cap, and this replica's share of pins and preloads in place.
+        """Apply budget, cap, and this replica's share of pins and new preloads in place.
 
         Ray calls this before the replica is ready: then a wrong configuration keeps it from
         starting, and preloads are awaited. It calls this again on every change, and while it
         runs the replica gets no traffic, and an error would stop the replica: so then a wrong
         configuration is refused and reported, the one in force stays, and preloads run beside.
+        A model that is not there is left out and reported, at a start as later.
         """
         try:
             wanted = await understand(
@@ -235,6 +240,8 @@ class Detector:
             return
         config = self._config = wanted.config
         self._config_error = None
+        for problem in wanted.problems:
+            self._complain(problem)
         self._scaling.configure(config.working_set_window_s)
         self._share = wanted.share
         self._holder.configure(wanted.pinned, map(str, wanted.pins))
@@ -246,16 +253,19 @@ class Detector:
             self._following = asyncio.create_task(follow(self._registry, self._preparer))
         if self._preloading is not None:
             self._preloading.cancel()
-        self._preloading = asyncio.create_task(self._preload(wanted.preloads))
+        self._preloading = asyncio.create_task(self._preload(self._preloads.take(wanted)))
         if not self._configured:
             await self._preloading
         self._configured = True
 
     async def check_health(self) -> None:
         """Raise when the engine is stuck or the device has failed; never for a bad model."""
-        self._record_memory()
-        self._metrics.set_aside(len(self._cache.set_aside()))
         self._health.check()
+        try:
+            self._record_memory()
+            self._metrics.set_aside(len(self._cache.set_aside()))
+        except Exception:  # what cannot be counted harms no request
+            logger.exception("the metrics of memory could not be recorded")
 
     async def __del__(self) -> None:
         """Ray calls this once when the replica stops: give everything back, in reverse order."""
@@ -277,8 +287,17 @@ class Detector:
             try:
                 await self._load(key, self._preload_timeout_s)
             except ServeAppError as error:
-                self._config_error = f"{key} was not loaded: {error.code}: {error.detail}"
-                logger.error("preload of %s", self._config_error)
+                self._complain(f"preload: {key} was not loaded: {error.code}: {error.detail}")
+            except Exception as error:  # a defect: it must not keep the replica from starting
+                logger.exception("the preload of %s failed unexpectedly", key)
+                self._complain(f"preload: {key} was not loaded: {type(error).__name__}: {error}")
+            self._preloads.tried(key)
+
+    def _complain(self, problem: str) -> None:
+        """Report what of the configuration could not be done; the rest is."""
+        logger.error("user_config: %s", problem)
+        known = f"{self._config_error}; " if self._config_error else ""
+        self._config_error = known + problem
 
     def _pin(self, keys: frozenset[str]) -> None:
         self._limits = replace(self._limits, pinned=frozenset(map(ModelKey.parse, keys)))

@@ -1,4 +1,4 @@
-"""What happens in the cache, told to the metrics and to Ray's wrapper."""
+"""What happens in the cache, told to the metrics, to Ray's wrapper and to the replica's health."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal
@@ -18,10 +18,19 @@ class ReplicaObserver:
         metrics: Metrics,
         on_change: Callable[[Collection[ModelKey]], None],
         scaling: AutoscalingStats,
+        on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`on_change` is told the keys that are resident or loading."""
+        """Tell everyone concerned.
+
+        Args:
+            metrics: count
+            on_change: is told the keys that are resident or loading
+            scaling: what the autoscaler will be told
+            on_failure: is told what loads end in, also those that nobody waits for any more
+        """
         self._metrics = metrics
         self._scaling = scaling
+        self._on_failure = on_failure
         self.changed = on_change
 
     def requested(self, key: ModelKey, outcome: Literal["hit", "waited", "missed"]) -> None:
@@ -34,8 +43,9 @@ class ReplicaObserver:
         self._metrics.loaded(seconds, phases_s)
 
     def load_failed(self, key: ModelKey, error: BaseException) -> None:
-        """Count a failed load."""
+        """Count a failed load, and have its error looked at: it may be the device's."""
         self._metrics.load_failed(error.code if isinstance(error, ServeAppError) else "internal")
+        self._on_failure(error)
 
     def evicted(self, key: ModelKey, reason: EvictionReason) -> None:
         """Count an eviction."""

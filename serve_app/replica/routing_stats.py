@@ -3,12 +3,12 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from typing import Protocol
 
 from serve_app.routing.idfilter import IdFilter
-from serve_app.routing.stats import RoutingStats, hottest, rounded_free_bytes, rounded_s
-from serve_app.types import ModelKey, PredictResult
+from serve_app.routing.stats import RoutingStats, hottest, rounded, rounded_free_bytes
+from serve_app.types import ModelKey, PredictResult, ResidentModel
 
 _WINDOW_S = 3.0
 """What a model took counts for about so long."""
@@ -67,16 +67,26 @@ class RoutingMeter:
                 self._load_s = _mean(self._load_s, result.load_ms / 1000)
 
     def stats(
-        self, *, budget_bytes: int, used_bytes: int, advertised: Set[str], resident: Set[str]
+        self,
+        *,
+        budget_bytes: int,
+        used_bytes: int,
+        max_models: int | None,
+        advertised: Set[str],
+        models: Sequence[ResidentModel],
     ) -> RoutingStats:
         """Return what routers should know now; `advertised` is what they are told to be here."""
         self._age()
+        resident = {model.key: model.bytes for model in models if model.state == "resident"}
+        mean_bytes = sum(resident.values()) / max(1, len(resident))
         return RoutingStats(
             budget_bytes=budget_bytes,
             free_bytes=rounded_free_bytes(budget_bytes, used_bytes),
-            request_s=rounded_s(self._request_s),
-            load_s=rounded_s(self._load_s),
-            loading=frozenset(advertised - resident),
+            room_bytes=_room_bytes(budget_bytes, used_bytes, max_models, models),
+            model_bytes=int(rounded(mean_bytes)),
+            request_s=rounded(self._request_s),
+            load_s=rounded(self._load_s),
+            loading=frozenset(advertised - resident.keys()),
             prepared=self._prepared_ids(),
             busy=hottest({key: work / _WINDOW_S for key, work in self._work_s.items()}),
         )
@@ -110,6 +120,18 @@ class RoutingMeter:
             self._filter = None if keys is None else IdFilter.of([str(key) for key in keys])
             self._filter_of, self._filter_at = settled, now
         return self._filter
+
+
+def _room_bytes(
+    budget_bytes: int, used_bytes: int, max_models: int | None, models: Sequence[ResidentModel]
+) -> int:
+    """Return what could be free if all models went that are not pinned."""
+    if max_models is not None and sum(model.pinned for model in models) >= max_models:
+        return 0
+    # What models share counts as pinned: less room than there is costs a model its first place
+    # only, more room than there is costs it the answer.
+    movable = sum(model.bytes for model in models if not model.pinned)
+    return rounded_free_bytes(budget_bytes, used_bytes - movable)
 
 
 def _mean(before: float, value: float) -> float:

@@ -4,15 +4,17 @@ What can be worked out when the replicas' state arrives is: a decision then look
 replicas that hold the model, or at the first places of the ring where none does.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from serve_app.hashing import rendezvous
 from serve_app.routing.demand import Demand
 from serve_app.routing.in_flight import InFlight
-from serve_app.routing.ring import Ring, hash64
-from serve_app.routing.scoring import Costs, RoutingConfig, swap_s
+from serve_app.routing.ring import Ring
+from serve_app.routing.scoring import Costs, RoutingConfig, Typical, swap_s
 from serve_app.routing.stats import RoutingStats
 
 QueueLen = Callable[[str], int | None]
@@ -20,6 +22,10 @@ QueueLen = Callable[[str], int | None]
 
 _RANKED = 3
 """Single replicas ahead of the last rank; each is asked only if those before it are full."""
+_ASKED = 2
+"""Replicas of the last rank where all are known to be full..."""
+_ASK_S = 0.25
+"""...but for once in so long, when all are asked: what is known of them may be out of date."""
 _MANY = 6
 """Open requests of one router below which a model is never called hot."""
 _REMEMBERED = 4096
@@ -42,12 +48,12 @@ class _Replica:
 
     __slots__ = ("costs", "id", "max_ongoing", "state", "stats")
 
-    def __init__(self, state: ReplicaState, config: RoutingConfig) -> None:
+    def __init__(self, state: ReplicaState, typical: Typical, config: RoutingConfig) -> None:
         self.state = state
         self.id = state.id
         self.stats = state.stats
         self.max_ongoing = state.max_ongoing
-        self.costs = Costs.of(state.stats, len(state.models), config)
+        self.costs = Costs.of(state.stats, typical, config)
 
 
 _NOBODY: list[_Replica] = []
@@ -65,9 +71,12 @@ class FleetView:
         self._config = config
         self._clock = clock
         self._demand = Demand(config)
+        self._typical = Typical.of((), config)
         self._in_flight = InFlight(config.visible_s, config.in_flight_s)
         self._replicas: dict[str, _Replica] = {}
         self._everyone: list[str] = []
+        self._roomy: list[_Replica] = []
+        self._asked_at = -math.inf
         self._holders: dict[str, list[_Replica]] = {}
         self._in_order_now: set[str] = set()
         self._weights: dict[str, int] = {}
@@ -82,11 +91,14 @@ class FleetView:
         now = self._clock()
         for replica_id in self._replicas.keys() - {state.id for state in replicas}:
             self._in_flight.gone(replica_id)
+        typical = Typical.of((state.stats for state in replicas), self._config)
+        is_news, self._typical = typical != self._typical, typical
         before, self._replicas = self._replicas, {}
         for state in replicas:
             known = before.get(state.id)
-            same = known is not None and known.state == state
-            self._replicas[state.id] = known if same and known else _Replica(state, self._config)
+            if known is None or known.state != state or is_news:
+                known = _Replica(state, typical, self._config)
+            self._replicas[state.id] = known
         self._index()
         self._in_flight.expire(now)
         for model, replica_id in self._in_flight.expecting():
@@ -114,10 +126,11 @@ class FleetView:
     # --- what is asked --------------------------------------------------------------------------
 
     def rank(self, model: str, queue_len: QueueLen) -> list[list[str]]:
-        """Return replica ids, the best rank first; the last rank names every replica.
+        """Return replica ids, the best rank first; the last rank names all that may do.
 
-        Earlier ranks have one replica each: whoever takes the first that is not full follows the
-        ranking. An empty `model` goes to the shortest queue.
+        Ranks between have one replica each: whoever takes the first that is not full follows the
+        ranking. Where all are full, the last rank names a few in turn, and now and then all of
+        them. An empty `model` goes to the shortest queue.
         """
         if not self._replicas:
             return []
@@ -131,21 +144,22 @@ class FleetView:
         choice, full = self._by_cost(model, holders[:copies], queue_len)
         # What is known of a queue may be out of date: a replica that has the model is asked, full
         # or not, before another one has to load it.
-        ranked = [] if choice or not full else [full]
+        ranked = [] if choice or not full else [self._few(full, _RANKED)]
         if choice and min(choice)[0] > self._config.backlog_s:
-            copies = self._pressed(model, holders, copies)
             # A copy too many costs nothing to use: it is pinned, or has not been evicted yet.
             choice += self._by_cost(model, holders[copies:], queue_len)[0]
+            copies = self._pressed(model, holders, copies)
         if len(holders) < copies or not choice:
             choice += self._others(model, holders, copies, queue_len)
         choice.sort()
         ranked += [[replica_id] for _, _, replica_id in choice[:_RANKED]]
-        ranked.append(self._everyone)
+        last = self._last_rank(holders)
+        if not choice and now - self._asked_at < _ASK_S and self._are_full(last, queue_len):
+            last = self._few(last, _ASKED)
+        elif not choice:
+            self._asked_at = now
+        ranked.append(last)
         return ranked
-
-    def copies(self, model: str) -> int:
-        """Return how many copies of a model there should be."""
-        return self._demand.copies(model, self._clock())
 
     # --- one decision ---------------------------------------------------------------------------
 
@@ -161,7 +175,7 @@ class FleetView:
 
             def preference(one: _Replica) -> tuple[bool, int, int]:
                 place = places.index(one.id) if one.id in places else len(places)
-                return model in one.stats.loading, place, hash64(f"{one.id} {model}")
+                return model in one.stats.loading, place, -rendezvous(model, one.id)
 
             holders.sort(key=preference)
         expected = self._in_flight.expected(model)
@@ -229,20 +243,43 @@ class FleetView:
         return found
 
     def _next_places(self, model: str, holders: Sequence[_Replica]) -> list[_Replica]:
-        """Return the first replicas of the ring, or the first that do not have the model."""
+        """Return the first replicas of the ring, or the first that do not have the model.
+
+        Where pinned models leave no room is nobody's place, unless that is so everywhere.
+        """
         if not holders:
             return [self._replicas[id_] for id_ in self._places_of(model) if id_ in self._replicas]
         held = {replica.id for replica in holders}
         others = (self._replicas[id_] for id_ in self._ring.walk(model) if id_ not in held)
-        return list(islice(others, self._config.further_places))
+        with_room = (replica for replica in others if replica.costs.has_room)
+        return list(islice(with_room, self._config.further_places))
 
     def _places_of(self, model: str) -> tuple[str, ...]:
         places = self._places.get(model)
         if places is None:
             if len(self._places) >= _REMEMBERED:
                 self._places.clear()
-            places = self._places[model] = self._ring.places(model, self._config.places)
+            walk = self._ring.walk(model)
+            if self._roomy:
+                walk = (id_ for id_ in walk if self._replicas[id_].costs.has_room)
+            places = self._places[model] = tuple(islice(walk, self._config.places))
         return places
+
+    def _last_rank(self, holders: Sequence[_Replica]) -> list[str]:
+        """Return who may answer: who has the model, or room for it; everyone if that is nobody."""
+        if len(self._roomy) == len(self._replicas):
+            return self._everyone
+        able = {replica.id: None for replica in (*self._roomy, *holders)}
+        return list(able) or self._everyone
+
+    def _are_full(self, ids: Sequence[str], queue_len: QueueLen) -> bool:
+        replicas = (self._replicas[id_] for id_ in ids)
+        return all(self._waiting(one, queue_len) >= one.max_ongoing for one in replicas)
+
+    def _few(self, ids: Sequence[str], count: int) -> list[str]:
+        """Return some, the next ones with every decision."""
+        count = min(count, len(ids))
+        return [ids[(self._turn * count + place) % len(ids)] for place in range(count)]
 
     def _waiting(self, replica: _Replica, queue_len: QueueLen) -> int:
         """Return the requests at a replica, those included that it has not told of yet."""
@@ -265,6 +302,10 @@ class FleetView:
         for replica in self._replicas.values():
             for model in replica.state.models:
                 self._holders.setdefault(model, []).append(replica)
+        roomy = [replica for replica in self._replicas.values() if replica.costs.has_room]
+        if [one.id for one in roomy] != [one.id for one in self._roomy]:
+            self._places.clear()
+        self._roomy = roomy
         weights = {id_: replica.stats.budget_bytes for id_, replica in self._replicas.items()}
         if weights != self._weights:
             self._weights = weights

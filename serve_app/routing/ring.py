@@ -3,10 +3,11 @@
 A replica that comes or goes moves only its own share of the models.
 """
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+
+from serve_app.hashing import hash64
 
 _POINTS = 128
 """Points of the lightest replica: its share of the models is then right within about a tenth."""
@@ -37,16 +38,6 @@ class Ring:
             if id_ not in seen:
                 seen.add(id_)
                 yield id_
-
-    def places(self, key: str, count: int) -> tuple[str, ...]:
-        """Return the first `count` ids of the walk."""
-        walk = self.walk(key)
-        return tuple(id_ for _, id_ in zip(range(count), walk, strict=False))
-
-
-def hash64(text: str) -> int:
-    """Return the same 64 bits for the same text in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 @lru_cache(maxsize=256)

@@ -80,8 +80,7 @@ class FleetRouter(RequestRouter):
                 self._request_of[task] = pending_request
         ranked = self._view.rank(model, self._queue_len)
         known = self._known
-        last = [candidate_replicas]  # the view's last rank names them all
-        return [[known[id_] for id_ in rank] for rank in ranked[:-1]] + last
+        return [[known[id_] for id_ in rank] for rank in ranked] or [candidate_replicas]
 
     def _queue_len(self, id_: str) -> int | None:
         queue_len: int | None = self.replica_queue_len_cache.get(self._known[id_].replica_id)

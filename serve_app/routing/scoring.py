@@ -4,16 +4,17 @@ It waits for the queue, and for the model where that is not there: nothing where
 copy where it is parked, a load where its prepared weights are on the node, a fetch elsewhere.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from serve_app.routing.stats import RoutingStats
+from serve_app.routing.stats import RoutingStats, rounded
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingConfig:
     """How replicas are chosen; times in seconds.
 
-    request_s, load_s: what counts until a replica has measured it
+    request_s, load_s: what counts until any replica has measured it
     fetch_factor: a load whose prepared weights are not on the node, over one from them
     parked_factor: the same for weights that are one copy away
     evict_factor: what a load costs others where there is no room left, over a load
@@ -50,8 +51,39 @@ class RoutingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Typical:
+    """What counts for a replica that has not measured it itself: the mean of those that have.
+
+    A new replica must seem neither slower nor fuller than the others, or it would stay empty.
+    """
+
+    request_s: float
+    load_s: float
+    model_bytes: float
+
+    @classmethod
+    def of(cls, fleet: Iterable[RoutingStats], config: RoutingConfig) -> "Typical":
+        """Take the means; where nobody has measured, what the configuration assumes."""
+        known = list(fleet)
+        return cls(
+            request_s=_mean(one.request_s for one in known) or config.request_s,
+            load_s=_mean(one.load_s for one in known) or config.load_s,
+            model_bytes=_mean(one.model_bytes for one in known),
+        )
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Return the mean of those that are known; 0 if none is."""
+    known = [value for value in values if value > 0]
+    return rounded(sum(known) / len(known)) if known else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Costs:
-    """What does not depend on the model, for one replica; times in seconds."""
+    """What does not depend on the model, for one replica; times in seconds.
+
+    has_room: whether another model would fit if all but the pinned ones went
+    """
 
     request_s: float
     load_s: float
@@ -59,21 +91,26 @@ class Costs:
     parked_s: float
     evict_s: float
     away_s: float
+    has_room: bool
 
     @classmethod
-    def of(cls, stats: RoutingStats, models: int, config: RoutingConfig) -> "Costs":
-        """Take what the replica has measured, else what the configuration assumes."""
-        load_s = stats.load_s or config.load_s
-        used_bytes = stats.budget_bytes - stats.free_bytes
+    def of(cls, stats: RoutingStats, typical: Typical, config: RoutingConfig) -> "Costs":
+        """Take what the replica has measured, else what is typical."""
+        load_s = stats.load_s or typical.load_s
         # A model as large as those that are there may not fit any more.
-        is_short = stats.budget_bytes > 0 and stats.free_bytes * models < used_bytes
+        next_bytes = stats.model_bytes or typical.model_bytes
+        is_short = stats.budget_bytes > 0 and stats.free_bytes < next_bytes
+        is_pinned_full = stats.room_bytes is not None and (
+            stats.room_bytes < max(1, typical.model_bytes)
+        )
         return cls(
-            request_s=stats.request_s or config.request_s,
+            request_s=stats.request_s or typical.request_s,
             load_s=load_s,
             fetch_s=load_s * config.fetch_factor,
             parked_s=load_s * config.parked_factor,
             evict_s=load_s * config.evict_factor if is_short else 0.0,
             away_s=load_s * config.away_factor,
+            has_room=not is_pinned_full,
         )
 
 

@@ -26,6 +26,8 @@ class RoutingStats:
 
     budget_bytes: what its models may hold
     free_bytes: what is left of that, in steps of a 32nd of the budget
+    room_bytes: what could be free if all but its pinned models went, in the same steps
+    model_bytes: what a model there takes by itself, on average
     request_s: seconds of its device that one request took lately
     load_s: seconds that a load from prepared weights took lately
     loading: ids that it advertises and that are not resident yet
@@ -36,6 +38,8 @@ class RoutingStats:
 
     budget_bytes: int = 0
     free_bytes: int = 0
+    room_bytes: int | None = None
+    model_bytes: int = 0
     request_s: float = 0.0
     load_s: float = 0.0
     loading: frozenset[str] = frozenset()
@@ -48,6 +52,8 @@ class RoutingStats:
         return {
             "budget_bytes": self.budget_bytes,
             "free_bytes": self.free_bytes,
+            "room_bytes": self.room_bytes,
+            "model_bytes": self.model_bytes,
             "request_s": self.request_s,
             "load_s": self.load_s,
             "loading": sorted(self.loading),
@@ -60,11 +66,14 @@ class RoutingStats:
     def from_wire(cls, wire: Mapping[str, Any]) -> Self:
         """Read what `to_wire` made; what is missing or odd counts as unknown."""
         budget_bytes = int(_number(wire.get("budget_bytes")))
+        room_bytes = _whole(wire.get("room_bytes"))
         busy = wire.get("busy")
         shares = busy.items() if isinstance(busy, Mapping) else ()
         return cls(
             budget_bytes=budget_bytes,
             free_bytes=min(int(_number(wire.get("free_bytes"))), budget_bytes),
+            room_bytes=None if room_bytes is None else min(room_bytes, budget_bytes),
+            model_bytes=int(_number(wire.get("model_bytes"))),
             request_s=_number(wire.get("request_s")),
             load_s=_number(wire.get("load_s")),
             loading=_ids(wire.get("loading")),
@@ -80,9 +89,9 @@ def rounded_free_bytes(budget_bytes: int, used_bytes: int) -> int:
     return max(0, budget_bytes - used_bytes) // step * step
 
 
-def rounded_s(seconds: float) -> float:
-    """Return seconds with two significant digits."""
-    return float(f"{seconds:.2g}")
+def rounded(value: float) -> float:
+    """Return a number with two significant digits."""
+    return float(f"{value:.2g}")
 
 
 def hottest(shares: Mapping[str, float]) -> dict[str, float]:
@@ -96,6 +105,12 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
     return float(value) if math.isfinite(value) and value > 0 else 0.0
+
+
+def _whole(value: object) -> int | None:
+    """Return a whole number that is not negative, where 0 means something; None for all else."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_whole and value >= 0 else None
 
 
 def _ids(value: object) -> frozenset[str]:

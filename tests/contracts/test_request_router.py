@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -208,7 +209,7 @@ async def test_statistics_reach_the_view(router: FleetRouter) -> None:
     stats = RoutingStats(budget_bytes=100, request_s=0.1, load_s=0.1, busy={"hot": 0.95})
     first, second = Replica("a", "hot", stats=stats), Replica("b", stats=RoutingStats(100, 100))
     tell(router, first, second)
-    assert router._view.copies("hot") == 2
+    assert router._view._demand.copies("hot", time.monotonic()) == 2
     read = router._stats["a"]
     tell(router, first, second)
     assert router._stats["a"] is read  # unchanged statistics are not read again

@@ -10,11 +10,19 @@ import pytest
 from ultralytics.models import YOLO
 
 import serve_app.engines  # noqa: F401 - settles the environment before Ultralytics is imported
-from tests.integration.server import Server, free_port, make_config, serving
+from tests.integration.server import (
+    Json,
+    Server,
+    free_port,
+    make_config,
+    serving,
+    wait_until,
+)
 from tests.support.attack import write_malicious_checkpoint
 
 ROOT = Path(__file__).parents[2]
 DEMO_MODELS = ("fasteners-n", "components-n", "codes-n", "fasteners-s")
+FLEET_USER_CONFIG = {"memory_budget": "512MiB", "preload": list(DEMO_MODELS)}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,6 +72,36 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )
     with serving(config, tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def fleet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of `fleet`, which may be taken away and must be brought back."""
+    return shutil.copytree(ROOT / "models", tmp_path_factory.mktemp("repository") / "models")
+
+
+@pytest.fixture(scope="session")
+def fleet(fleet_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two small detectors on one node, tests change their number, and two ingress replicas.
+
+    test_fleet.py begins with it as it starts; test_fleet_failures.py takes it as it was left.
+    """
+    config = make_config(
+        fleet_folder, free_port(), args={"threads": 1}, user_config=FLEET_USER_CONFIG
+    )
+    detector, ingress = config["applications"][0]["deployments"]
+    detector |= {"num_replicas": 2, "ray_actor_options": {"num_cpus": 0.3}}
+    ingress |= {"num_replicas": 2}
+    with serving(config, tmp_path_factory.mktemp("fleet")) as running:
+        wait_until(lambda: len(replicas_of(running)) == 2, 60.0, "two replicas")
+        yield running
+
+
+def replicas_of(server: Server) -> dict[str, Json]:
+    """Return what each replica says of itself, by its id; nothing while they cannot be asked."""
+    answer = server.client.get("/v1/replicas")
+    found = answer.json()["replicas"] if answer.status_code == 200 else []
+    return {replica["replica_id"]: replica for replica in found}
 
 
 @pytest.fixture(scope="session")

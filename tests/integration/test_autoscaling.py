@@ -6,7 +6,7 @@ from benchmarks.autoscaling import Outcome, Plan, Traffic, deployed, grow, leave
 from benchmarks.fake_cluster import wait_until
 
 PLAN = Plan(
-    models=8, room=4.5, max_replicas=2, window_s=5.0, measure_s=5.0, settle_s=3.0, down_s=2.0
+    models=8, room=6.0, max_replicas=3, window_s=5.0, measure_s=5.0, settle_s=3.0, down_s=2.0
 )
 
 
@@ -21,8 +21,9 @@ def test_a_working_set_larger_than_a_replica_brings_another_one(tmp_path: Path) 
         wait_until(lambda: cluster.workers() == 1, 10.0, "the node of that replica")
         with Traffic(application.url, PLAN.models, PLAN.clients) as traffic:
             grow(PLAN, cluster, application, traffic, outcome)
-        assert (outcome.replicas, outcome.workers) == (2, 2)
+        assert outcome.replicas >= 2
+        assert outcome.workers >= 2
         assert outcome.before.failed == outcome.after.failed == 0
-        assert outcome.before.per_100 > 20
+        assert outcome.before.per_100 > 10
         assert outcome.after.per_100 <= outcome.before.per_100 / 10
         leave(PLAN, cluster, application, outcome)

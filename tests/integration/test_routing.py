@@ -41,4 +41,3 @@ def test_models_of_a_killed_replica_are_answered_elsewhere(played: dict[str, Any
     seen = played["killed"]
     assert len(seen["models"]) >= 5
     assert set(seen["statuses"]) == {200}
-    assert seen["seconds"] < 30

@@ -13,17 +13,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SHARED = {"errors", "types"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "hashing": set(),
     "types": {"errors"},
     "settings": SHARED,
     "metrics": set(),
     "logs": set(),
     "registry": SHARED | {"settings"},
-    "fleet": SHARED | {"scaling"},
+    "fleet": SHARED | {"scaling", "hashing"},
     "cache": SHARED,
     "engines": SHARED,
     "loading": SHARED | {"engines"},
     "scaling": SHARED | {"tuning"},
-    "routing": set(),
+    "routing": {"hashing"},
     "replica": SHARED
     | {"settings", "metrics", "logs", "registry", "cache", "loading", "engines", "scaling"}
     | {"routing", "fleet"},

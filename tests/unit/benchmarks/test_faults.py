@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from benchmarks.faults.__main__ import environment, known
 from benchmarks.faults.nodes import App, StageError, wait_until
 from benchmarks.faults.outcome import Outcome, judge
 from benchmarks.faults.report import compose
+from benchmarks.faults.strikes import code_of
 from benchmarks.faults.watch import Held, Look, read_replicas
 from benchmarks.machine import describe
 from benchmarks.records import Record, Run
@@ -128,6 +130,13 @@ def test_clusters_start_as_the_launcher_starts_ray(tmp_path: Path) -> None:
     assert first["RAY_SERVE_USE_GRPC_BY_DEFAULT"] == "1"
     assert first["RAY_AUTH_MODE"] == "token"
     assert first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
+
+
+def test_an_answer_is_named_by_its_code() -> None:
+    """What is no problem document, as a proxy writes it, by its text."""
+    assert code_of(httpx.Response(503, json={"code": "overloaded"})) == "overloaded"
+    assert code_of(httpx.Response(502, text="Bad Gateway")) == "Bad Gateway"
+    assert code_of(httpx.Response(502, json=["odd"])) == '["odd"]'
 
 
 def test_waiting_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ def result(count: int, factor: float) -> dict[str, Any]:
     return {
         "count": count,
         **{f"{name}_s": factor for name in names},
+        "settled_s": 12.0,
         "hot_rate": 50.0,
         **{f"memory{after}": memory for after in ("", "_asked", "_unknown")},
         "idle_cores": {"ingress": 0.02, "detector": 0.0, "Ray": 0.1},

@@ -124,6 +124,26 @@ def test_a_file_that_was_replaced_is_tried_at_once() -> None:
     assert _refused_s(quarantine) is None
 
 
+def test_a_refusal_has_the_file_looked_at() -> None:
+    """Once a second at most, and only while the model is set aside; so a new file is noticed."""
+    clock, files = FakeClock(), {A: "100 bytes"}
+    looks: list[ModelKey] = []
+    quarantine = Quarantine(clock, file_of=files.get, look=looks.append)
+    _fail(quarantine, 2)
+    assert _refused_s(quarantine) is None
+    assert looks == []
+    _fail(quarantine, 1)
+    for _ in range(5):
+        assert _refused_s(quarantine) == 5.0
+    assert looks == [A]
+    clock.advance(1.0)
+    assert _refused_s(quarantine) == 4.0
+    assert looks == [A, A]
+    files[A] = "200 bytes"
+    assert _refused_s(quarantine) is None
+    assert looks == [A, A]
+
+
 def test_what_it_keeps_is_bounded() -> None:
     """The oldest go first."""
     quarantine = Quarantine(FakeClock())
@@ -192,6 +212,25 @@ async def test_waiters_of_one_load_count_once(parts: Fixture) -> None:
     await spin()
     assert all(isinstance(client.error, ModelBrokenError) for client in clients)
     assert cache.set_aside() == ()
+
+
+async def test_a_request_that_is_refused_has_the_file_looked_at(clock: FakeClock) -> None:
+    """The next one has what was found."""
+    loader = FakeLoader({A: sizes(1)})
+    files = {A: "100 bytes"}
+
+    def look(key: ModelKey) -> None:
+        files[key] = "200 bytes"
+
+    cache: ModelCache[FakePrepared, FakeModel] = ModelCache(
+        loader, limits=CacheLimits(100), clock=clock, file_of=files.get, look=look
+    )
+    loader.by_hand.add("prepare")
+    for _ in range(3):
+        await _ask((cache, loader), lambda: loader.finish("prepare", A, ModelBrokenError("odd")))
+    loader.by_hand.clear()
+    assert isinstance((await _ask((cache, loader), None)).error, ModelBrokenError)
+    assert (await _ask((cache, loader), None)).holds
 
 
 async def test_an_operators_load_is_tried_at_once(parts: Fixture) -> None:

@@ -4,6 +4,7 @@ import errno
 
 import pytest
 import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from serve_app.engines.guard import guarded
 from serve_app.errors import (
@@ -11,6 +12,7 @@ from serve_app.errors import (
     ModelBrokenError,
     OverloadedError,
     ServeAppError,
+    SourceUnavailableError,
 )
 
 
@@ -37,7 +39,25 @@ def test_torch_without_memory_on_the_cpu_is_overload() -> None:
         (RuntimeError("DefaultCPUAllocator: not enough memory"), OverloadedError),
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), OverloadedError),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), OverloadedError),
-        (OSError(errno.EIO, "Input/output error"), ModelBrokenError),
+        (OSError(errno.EMFILE, "Too many open files"), OverloadedError),
+        (OSError(errno.EIO, "Input/output error"), SourceUnavailableError),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), SourceUnavailableError),
+        (OSError(errno.EINVAL, "Invalid argument"), ModelBrokenError),
+        (OSError("broken data stream"), ModelBrokenError),
+        (RuntimeError("can't start new thread"), OverloadedError),
+        (RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"), OverloadedError),
+        (RuntimeError("errno 24 on fopen: Too many open files, file path: x"), OverloadedError),
+        (RuntimeError("unable to open file <x>: Stale file handle (116)"), SourceUnavailableError),
+        (RuntimeError("bad allocation"), OverloadedError),
+        (ort.RuntimeException("Failed to allocate memory for requested buffer"), OverloadedError),
+        (ort.Fail("Load model from x failed:system error number 24"), OverloadedError),
+        (
+            ort.NoSuchFile("[ONNXRuntimeError] : 3 : NO_SUCHFILE : Load model"),
+            SourceUnavailableError,
+        ),
+        (ort.Fail("Non-zero status code returned while running Conv"), ModelBrokenError),
+        (ort.Fail("CUDA failure 2: out of memory"), OverloadedError),
+        (ort.Fail("CUDA failure 700: an illegal memory access was encountered"), DeviceFailedError),
         (RuntimeError("shape mismatch"), ModelBrokenError),
         (ValueError("not enough memory"), ModelBrokenError),
         (ValueError("CUDA error: a class is called so"), ModelBrokenError),

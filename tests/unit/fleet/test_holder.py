@@ -6,9 +6,9 @@ import pytest
 
 from serve_app.errors import ModelBrokenError
 from serve_app.fleet.holder import ERROR_KEPT_S, FIRST_RETRY_S, LAST_RETRY_S
-from serve_app.fleet.pins import PinTable
+from serve_app.fleet.pins import FORGET_S, PinTable
 from serve_app.fleet.plan import Orders
-from serve_app.types import Copies
+from serve_app.types import Copies, Pin
 from tests.unit.fleet.fakes import Clock, Replica, settle
 
 
@@ -66,6 +66,17 @@ async def test_orders_given_without_a_later_pin_are_not_followed(replica: Replic
     unpins.write("b", 0, 9.0, "keeper")
     replica.holder.take(Orders(unpins.pins, {"r1": frozenset({"a"})}))
     assert replica.holder.pinned == set(), "an unpinning is never too late"
+
+
+async def test_a_clock_that_lags_ignores_no_orders(replica: Replica, clock: Clock) -> None:
+    """The keepers forget an unpinning minutes before this replica would."""
+    lag_s = 120.0
+    replica.holder.table.write("old", 0, clock.now + lag_s, "keeper")
+    await clock.go(FORGET_S)
+    orders = PinTable([Pin("new", 1, clock.now + lag_s, "keeper")])
+    replica.holder.take(Orders(orders.pins, {"r1": frozenset({"new"})}))
+    assert "old" in replica.holder.table, "its own hour is not over"
+    assert replica.holder.pinned == {"new"}
 
 
 async def test_the_configuration_pins_at_once(replica: Replica) -> None:

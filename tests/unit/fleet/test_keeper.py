@@ -14,10 +14,10 @@ from serve_app.errors import (
     ModelExceedsBudgetError,
     OverloadedError,
 )
-from serve_app.fleet.keeper import GRACE_S, PERIOD_S, FleetKeeper
+from serve_app.fleet.keeper import GRACE_S, IDLE_PERIOD_S, PERIOD_S, FleetKeeper
 from serve_app.fleet.pins import FORGET_S
-from serve_app.types import ModelKey, ReplicaReport
-from tests.unit.fleet.fakes import Clock, FakeFleet, settle
+from serve_app.types import ModelKey, ReplicaReport, ResidentModel
+from tests.unit.fleet.fakes import SIZE, Clock, FakeFleet, Replica, report, settle
 
 A, B = ModelKey("a", "1"), ModelKey("b", "1")
 
@@ -193,8 +193,8 @@ async def test_before_the_fleet_shrinks_pinned_and_hot_models_get_a_second_copy(
 
     async def reports() -> list[ReplicaReport]:
         found = await FakeFleet.replicas(fleet)
-        for report in found:
-            object.__setattr__(report, "spare_copies_after_s", 10.0)
+        for one in found:
+            object.__setattr__(one, "spare_copies_after_s", 10.0)
         return found
 
     fleet.replicas = reports  # type: ignore[method-assign]
@@ -214,6 +214,86 @@ async def test_before_the_fleet_shrinks_pinned_and_hot_models_get_a_second_copy(
     needed = 3
     await keeper.reconcile()
     assert len(fleet.pinned("a@1")) == 1
+    needed = 2
+    await keeper.reconcile()
+    await fleet.clock.go(10)
+    await keeper.reconcile()
+    assert len(fleet.pinned("a@1")) == 2, "the wait begins anew"
+    for _ in range(2):
+        await fleet.clock.go(3 * 10 + 2 * IDLE_PERIOD_S)
+        await keeper.reconcile()
+        assert len(fleet.pinned("a@1")) == 1, "nobody has gone, so nobody will"
+    await fleet.remove(min(set(fleet.running) - fleet.pinned("a@1")))
+    needed = 1
+    await fleet.clock.go(GRACE_S + 1)
+    await keeper.reconcile()
+    await fleet.clock.go(10)
+    await keeper.reconcile()
+    assert len(fleet.pinned("a@1")) == 2, "one has gone, the next one may"
+
+
+async def test_second_copies_are_not_made_for_ever(fleet: FakeFleet) -> None:
+    """A fleet that is kept larger than it need be makes its copies once."""
+    for name in list(fleet.running)[1:]:
+        await fleet.remove(name)
+    hot = ResidentModel("hot@1", "resident", SIZE, 0, pinned=False, idle_s=1)
+    one, other = (
+        report(name, models=models, spare_after_s=30.0)
+        for name, models in (("r1", [hot]), ("r2", []))
+    )
+
+    async def reports() -> list[ReplicaReport]:
+        return [one, other]
+
+    fleet.replicas = reports  # type: ignore[method-assign]
+    keeper = FleetKeeper(fleet, needed=lambda _: 1, wall_clock=fleet.clock, clock=fleet.clock)
+    told = []
+    for _ in range(360):
+        await fleet.clock.go(IDLE_PERIOD_S)
+        await keeper.reconcile()
+        told.append(len(fleet.orders))
+    assert told[2] == 0, "too soon"
+    assert told[3] == 1
+    assert told[11] == told[-1], "the window is over"
+
+
+async def test_only_pins_by_number_are_to_be_watched(fleet: FakeFleet) -> None:
+    """An entry for all replicas and an unpinning need no look every two seconds."""
+    keeper = _keeper(fleet)
+    await keeper.pin(A, None, 1.0)
+    assert not await keeper.reconcile()
+    await keeper.pin(A, 1, 1.0)
+    assert await keeper.reconcile()
+    await keeper.unpin(A)
+    assert not await keeper.reconcile()
+
+
+class Late(Clock):
+    """A clock two minutes behind another."""
+
+    def __init__(self, right: Clock) -> None:
+        super().__init__()
+        self._right = right
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self._right() - 120
+
+
+async def test_a_clock_that_lags_is_told_once(fleet: FakeFleet) -> None:
+    """A replica that still remembers what the keeper has forgotten is no difference."""
+    for name in list(fleet.running):
+        fleet.running[name] = Replica(name, Late(fleet.clock))
+    keeper = _keeper(fleet)
+    await keeper.pin(A, 1, 1.0)
+    await keeper.unpin(A)
+    await fleet.clock.go(FORGET_S + 1)
+    await keeper.pin(B, 1, 1.0)
+    assert len(fleet.pinned("b@1")) == 1
+    told = len(fleet.orders)
+    await _a_while(fleet, keeper)
+    assert len(fleet.orders) == told
+    assert all("a@1" in one.holder.table for one in fleet.running.values())
 
 
 async def test_the_loop_outlives_errors_and_is_woken_by_a_change(fleet: FakeFleet) -> None:

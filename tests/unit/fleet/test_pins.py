@@ -24,7 +24,7 @@ def test_the_order_of_merges_makes_no_difference(history: list[Pin], random: obj
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert PinTable(history).pins == PinTable(shuffled).pins
     for pin in history:
-        assert PinTable(history).covers([pin])
+        assert PinTable(history).covers([pin], 0.0)
     for held in PinTable(history).pins:
         assert (held.time_s, held.author) == max(
             (pin.time_s, pin.author) for pin in history if pin.key == held.key
@@ -36,7 +36,7 @@ def test_a_write_holds_over_all_that_was_known(history: list[Pin], now_s: float)
     """Even where the writer's clock is behind the others'."""
     writer, other = PinTable(history), PinTable(history)
     writer.write("a", 7, now_s, "me")
-    assert not other.covers(writer.pins)
+    assert not other.covers(writer.pins, now_s)
     other.merge(writer.pins)
     assert other.wanted({})["a"] == 7
     assert other.pins == writer.pins
@@ -61,6 +61,19 @@ def test_unpinnings_are_forgotten_unless_they_hold_over_the_configuration() -> N
     assert [pin.key for pin in table.pins] == ["a", "b", "c"]
     table.forget(101.0 + FORGET_S, {"b": None})
     assert [pin.key for pin in table.pins] == ["b", "c"]
+
+
+def test_old_unpinnings_are_no_news() -> None:
+    """Who does not know of one may have forgotten it; but never one over the configuration."""
+    known = PinTable([Pin("a", 0, 100.0, "me"), Pin("b", 0, 100.0, "me")])
+    only_b = PinTable([Pin("b", 0, 100.0, "me")])
+    assert not only_b.covers(known.pins, 99.0 + FORGET_S / 2)
+    assert only_b.covers(known.pins, 100.0 + FORGET_S / 2)
+    assert not only_b.covers(known.pins, 100.0 + FORGET_S, {"a": None})
+    slept = PinTable([Pin("a", 1, 50.0, "me"), Pin("b", 0, 100.0, "me")])
+    assert not slept.covers(known.pins, 100.0 + FORGET_S), "it would bring the pin back"
+    pinned = PinTable([Pin("c", 1, 0.0, "me")])
+    assert not known.covers(pinned.pins, 100.0 + FORGET_S), "a pin is never too old"
 
 
 def test_the_greater_number_of_copies() -> None:

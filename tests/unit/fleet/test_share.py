@@ -5,7 +5,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.fleet.share import share_of, weight
+from serve_app.fleet.plan import plan
+from serve_app.fleet.share import pins_of, share_of, weight
+from tests.unit.fleet.fakes import report
 
 keys = st.text("abcdef@1", min_size=1, max_size=6)
 wanted_models = st.dictionaries(keys, st.one_of(st.none(), st.integers(1, 4)), max_size=12)
@@ -43,6 +45,27 @@ def test_a_rank_beyond_the_known_size_has_a_share() -> None:
     wanted: dict[str, int | None] = {f"model-{number}@1": 1 for number in range(100)}
     assert share_of(wanted, 3, 1) == share_of(wanted, 3, 4)
     assert len(share_of(wanted, 3, 1)) == 25
+
+
+@given(wanted_models, st.integers(1, 4), st.integers(0, 3))
+def test_what_the_autoscaler_adds_takes_no_pin_by_number(
+    wanted: dict[str, int | None], world_size: int, beyond: int
+) -> None:
+    """The others have them already; what is wanted everywhere is its own, too."""
+    everywhere = tuple(key for key, copies in wanted.items() if copies is None)
+    assert pins_of(wanted, world_size + beyond, world_size) == everywhere
+    for rank in range(world_size):
+        assert pins_of(wanted, rank, world_size) == share_of(wanted, rank, world_size)
+
+
+def test_an_autoscaled_replica_that_comes_moves_no_pin() -> None:
+    """Number 0 began alone and pins all; the plan with number 1 leaves them there."""
+    wanted: dict[str, int | None] = {f"model-{number}@1": 1 for number in range(20)} | {"all": None}
+    first, second = (pins_of(wanted, rank, 1) for rank in (0, 1))
+    planned = plan(
+        [report("first", models=first, pinned=first), report("second", pinned=second)], wanted
+    )
+    assert planned == {"first": frozenset(wanted), "second": {"all"}}
 
 
 def test_weights_are_the_same_in_every_process() -> None:

@@ -1,6 +1,7 @@
 """Beyond the queue: when to come again, and who is refused before the body is read."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
@@ -39,6 +40,38 @@ def test_the_rate_follows_what_happens_now() -> None:
             clock.now += 1 / per_s
             rate.answered()
         assert rate.per_s == pytest.approx(per_s, rel=0.2)
+
+
+@pytest.mark.parametrize("asked_every_s", [40.0, 1.0])
+def test_a_long_silence_is_soon_forgotten(asked_every_s: float) -> None:
+    """A model was loaded, say; whoever asked for the rate meanwhile changes nothing."""
+    clock = Clock()
+    rate = AnswerRate(clock)
+    rate.begin()
+    while clock.now < 40.0:
+        clock.now += asked_every_s
+        assert rate.per_s == 0.0
+    for seconds, error in ((1, 0.5), (1, 0.25), (3, 0.1)):
+        for _ in range(seconds * 100):
+            clock.now += 0.01
+            rate.answered()
+        assert rate.per_s == pytest.approx(100, rel=error)
+
+
+def test_a_silence_lowers_the_rate_by_what_it_lasts() -> None:
+    """Nine seconds leave a part of it; twelve each time are the rate."""
+    clock = Clock()
+    rate = AnswerRate(clock)
+    rate.begin()
+    for _ in range(6000):
+        clock.now += 0.01
+        rate.answered()
+    clock.now += 9.0
+    assert rate.per_s == pytest.approx(100 * math.exp(-0.9), rel=0.05)
+    for _ in range(20):
+        clock.now += 12.0
+        rate.answered()
+    assert 0.05 < rate.per_s < 0.25
 
 
 class Calls:

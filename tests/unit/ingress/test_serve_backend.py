@@ -1,5 +1,6 @@
 """The way to the detectors: retried once, full queues and lost replicas are 503."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,12 +21,31 @@ from serve_app.errors import (
     ReplicaFailingError,
 )
 from serve_app.fleet.plan import Orders
-from serve_app.ingress.serve_backend import ServeBackend
+from serve_app.ingress.serve_backend import READY_TIMEOUT_S, ServeBackend
 from serve_app.types import ModelKey, PredictParams, PredictRequest, ReplicaReport
 
 KEY = ModelKey("parts", "1")
 REQUEST = PredictRequest(KEY, (b"picture",), PredictParams(), timeout_s=1.0)
 REPORT = ReplicaReport("r1", 1, "n1", "cpu", 100, 50, None, ())
+
+
+HANGS = object()
+"""The outcome of a replica that does not answer."""
+
+
+class Result:
+    """One replica's answer to a broadcast."""
+
+    def __init__(self, outcome: object) -> None:
+        self._outcome = outcome
+
+    async def get_async(self) -> object:
+        """Return the answer, raise, or never return."""
+        if self._outcome is HANGS:
+            await asyncio.Event().wait()
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
 
 
 class Broadcast:
@@ -34,13 +54,10 @@ class Broadcast:
     def __init__(self, outcome: list[object] | Exception) -> None:
         self._outcome = outcome
 
-    async def results_async(self, *, timeout_s: float, return_exceptions: bool) -> list[object]:
-        """Return the answers, or raise."""
-        assert timeout_s > 0
-        assert return_exceptions
+    async def _fetch_replica_results_async(self) -> list[Result]:
         if isinstance(self._outcome, Exception):
             raise self._outcome
-        return self._outcome
+        return [Result(one) for one in self._outcome]
 
 
 class Handle:
@@ -165,6 +182,30 @@ async def test_a_replica_that_makes_way_is_not_counted(monkeypatch: pytest.Monke
     assert len(handle.calls) == 1
 
 
+@pytest.mark.parametrize(
+    "back", [ActorDiedError(), ReplicaFailingError("on its way out").to_failure()]
+)
+async def test_who_was_let_in_is_not_turned_away_later(
+    back: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that comes back from a replica waits until the queue has room, or its time is over."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("serve_app.ingress.serve_backend.asyncio.sleep", sleep)
+    full = BackPressureError(1, 1)
+    backend, handle = _backend(back, full, full, "result")
+    answer: object = await backend.predict(replace(REQUEST, timeout_s=30.0))
+    assert answer == "result"
+    assert pauses[-2:] in ([0.1, 0.2], [0.2, 0.4])
+    backend, handle = _backend(ActorDiedError(), full, "never")
+    with pytest.raises(QueueFullError):
+        await backend.predict(replace(REQUEST, timeout_s=0.05))
+    assert len(handle.calls) == 2
+
+
 async def test_a_full_queue_is_a_503() -> None:
     """It is told as what it is, and not tried again."""
     backend, handle = _backend(BackPressureError(1, 1), "never")
@@ -232,9 +273,64 @@ async def test_replicas_leaves_out_what_does_not_answer() -> None:
     """A replica that dies meanwhile is no error; with none there is nothing ready."""
     backend, _ = _backend([ActorDiedError(), REPORT])
     assert await backend.replicas() == [REPORT]
-    backend, _ = _backend(_unavailable(), [REPORT], TimeoutError(), TimeoutError())
+    backend, _ = _backend(
+        _unavailable(), [REPORT], _unavailable(), [ActorDiedError()], TimeoutError(), TimeoutError()
+    )
     assert await backend.replicas() == []
     assert await backend.ready()
-    assert not await backend.ready()
+    assert not await backend.ready(), "there is none"
+    assert not await backend.ready(), "the last one is lost"
+    assert not await backend.ready(), "the router knows of none"
     with pytest.raises(DeadlineExceededError):
         await backend.replicas()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the backend wait for answers no longer than it takes to see that there is none."""
+    for name in ("REPORT_TIMEOUT_S", "READY_TIMEOUT_S"):
+        monkeypatch.setattr(f"serve_app.ingress.serve_backend.{name}", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_one_replica_that_hangs_hides_no_other() -> None:
+    """The others are shown and told; only where nobody answers there is nothing to tell."""
+    backend, _ = _backend([HANGS, REPORT], [HANGS, None], [HANGS], [asyncio.CancelledError()])
+    assert await backend.replicas() == [REPORT]
+    await backend.order(Orders((), {}))
+    with pytest.raises(DeadlineExceededError):
+        await backend.replicas()
+    assert await backend.replicas() == [], "a call that was given up is a lost replica"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_busy_is_ready() -> None:
+    """A report that waits behind requests is no reason to send requests elsewhere."""
+    backend, _ = _backend([HANGS, REPORT], [HANGS], [HANGS, ActorDiedError()])
+    for _ in range(3):
+        assert await backend.ready()
+
+
+async def test_one_answer_is_enough_to_be_ready() -> None:
+    """Probes are not kept waiting for the slowest replica."""
+    backend, _ = _backend([HANGS, REPORT])
+    async with asyncio.timeout(READY_TIMEOUT_S / 2):
+        assert await backend.ready()
+
+
+async def test_a_load_waits_only_for_those_that_it_names() -> None:
+    """Of one that is late the others' answers do not tell; it is told as too late itself."""
+    backend, _ = _backend([("r1", None), HANGS], [("r1", None), HANGS])
+    async with asyncio.timeout(1.0):
+        assert await backend.load_on(KEY, ["r1"], 30.0) == {"r1": None}
+    answers = await backend.load_on(KEY, ["r1", "r2"], 0.01)
+    assert answers["r1"] is None
+    assert answers["r2"] is not None
+    assert answers["r2"].code == "deadline_exceeded"
+
+
+async def test_an_unload_that_is_not_confirmed_is_no_success() -> None:
+    """A replica that does not answer may hold the model still."""
+    backend, _ = _backend([True, HANGS])
+    with pytest.raises(DeadlineExceededError):
+        await backend.unload(KEY, 0.01)

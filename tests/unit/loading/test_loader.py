@@ -218,6 +218,19 @@ async def test_unknown_and_vanished_models(
     assert engine.open_models == []
 
 
+async def test_no_thread_to_fetch_with_is_overload(
+    loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing of the model."""
+
+    async def fetch(_self: FolderSource, _spec: ModelSpec) -> Path:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(FolderSource, "fetch", fetch)
+    with pytest.raises(OverloadedError):
+        await loader.prepare(KEY)
+
+
 @pytest.mark.parametrize("step", ["verify", "open", "warm_up"])
 @pytest.mark.parametrize(
     ("failure", "error"),

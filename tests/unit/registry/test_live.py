@@ -49,6 +49,16 @@ async def test_the_first_lookup_does_not_wait_for_the_first_scan() -> None:
     assert fixture.source.scans == 1
 
 
+async def test_the_first_scan_can_begin_before_anybody_asks() -> None:
+    """Then nobody starts another."""
+    fixture = Fixture()
+    fixture.registry.begin()
+    assert fixture.registry.scanning
+    await _settled(fixture, 1)
+    assert await fixture.registry.resolve(ModelRef("a")) == ModelKey("a", "1")
+    assert (fixture.source.scans, fixture.source.looks) == (1, [])
+
+
 async def test_a_name_that_is_unknown_at_the_start_is_refused_with_what_there_is() -> None:
     """So that request waits for the first scan."""
     fixture = Fixture()
@@ -126,6 +136,20 @@ async def test_a_cancelled_lookup_does_not_end_the_look() -> None:
     await asyncio.sleep(0)
     first.cancel()
     assert await second == ModelKey("a", "1")
+    assert fixture.source.looks == ["a"]
+
+
+async def test_a_look_beside_is_waited_for_by_nobody() -> None:
+    """It is shared all the same, and what it finds is known afterwards."""
+    fixture = Fixture()
+    await fixture.registry.list()
+    fixture.source.keys = ["a@1", "a@2"]
+    for _ in range(3):
+        fixture.registry.look_soon("a")
+    assert fixture.registry.versions("a") == ("1",)
+    async with asyncio.timeout(5):
+        while fixture.registry.versions("a") != ("1", "2"):  # noqa: ASYNC110 - a thread looks
+            await asyncio.sleep(0)
     assert fixture.source.looks == ["a"]
 
 

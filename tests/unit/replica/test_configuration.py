@@ -1,13 +1,15 @@
 """What a `user_config` means to a replica of a certain rank."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serve_app.registry.catalog import Registry
 from serve_app.registry.folder import FolderScanner
 from serve_app.registry.live import AsyncRegistry
-from serve_app.replica.configuration import ReplicaConfig, understand
+from serve_app.replica.configuration import Preloads, ReplicaConfig, understand
 from serve_app.settings import SettingsError
 from serve_app.types import ModelKey
 
@@ -56,6 +58,59 @@ async def test_replicas_share(registry: AsyncRegistry) -> None:
     assert sorted(len(one.preloads) for one in shares) == [1, 1]
 
 
+async def test_a_model_that_is_gone_keeps_no_replica_from_starting(
+    registry: AsyncRegistry, tmp_path: Path
+) -> None:
+    """It is left out and told; so is one that was never there, and a version."""
+    user_config: dict[str, Any] = {
+        "pinned": ["a", {"model": "b@1", "copies": 1}],
+        "preload": ["nobody", "c"],
+    }
+    await _understand(registry, **user_config)
+    for place in ("a", "b/1"):
+        shutil.rmtree(tmp_path / place)
+    started = AsyncRegistry(Registry(FolderScanner(tmp_path)))
+    wanted = await _understand(started, **user_config)
+    assert (wanted.pinned, wanted.share) == ({}, ("c@1",))
+    settings = [problem.partition(":")[0] for problem in wanted.problems]
+    assert settings == ["pinned", "pinned", "preload"]
+    assert "no model 'a'" in wanted.problems[0]
+
+
+async def test_an_autoscaled_replica_takes_no_pin_by_number(registry: AsyncRegistry) -> None:
+    """Its preloads are those of one of two."""
+    user_config: dict[str, Any] = {
+        "pinned": ["d", {"model": "a", "copies": 1}],
+        "preload": ["b", "c"],
+    }
+    wanted = await _understand(registry, 1, 1, **user_config)
+    assert wanted.pins == (ModelKey("d", "1"),)
+    assert wanted.pinned == {"d@1": None, "a@1": 1}
+    assert wanted.preloads == (await _understand(registry, 1, 2, **user_config)).preloads
+
+
+async def test_a_change_loads_only_what_it_newly_names(registry: AsyncRegistry) -> None:
+    """What was evicted since is not loaded again, nor what falls here by another number."""
+    a, b, c = (ModelKey(name, version) for name, version in (("a", "1"), ("b", "2"), ("c", "1")))
+    preloads = Preloads()
+    first = await _understand(registry, preload=["a", "b"])
+    assert preloads.take(first) == (a, b)
+    preloads.tried(a)
+    more = await _understand(registry, memory_budget="50%", preload=["a", "b", "c"])
+    assert preloads.take(more) == (b, c), "b has not had its turn yet"
+    preloads.tried(b)
+    preloads.tried(c)
+    assert preloads.take(more) == ()
+    assert preloads.take(await _understand(registry, preload=["b"])) == ()
+    assert preloads.take(first) == (a,), "named anew"
+    shares = [await _understand(registry, rank, 2, preload=["a", "b"]) for rank in (0, 1)]
+    moved = Preloads()
+    moved.take(shares[0])
+    for key in shares[0].preloads:
+        moved.tried(key)
+    assert moved.take(shares[1]) == ()
+
+
 async def test_the_greater_of_two_wishes_holds(registry: AsyncRegistry) -> None:
     """A model that is named twice, once by its version."""
     wanted = await _understand(registry, pinned=[{"model": "b", "copies": 2}, "b@2"])
@@ -63,9 +118,9 @@ async def test_the_greater_of_two_wishes_holds(registry: AsyncRegistry) -> None:
 
 
 async def test_what_is_wrong_is_named(registry: AsyncRegistry) -> None:
-    """An unknown model by its setting; more than a replica may hold; an unknown key."""
-    with pytest.raises(SettingsError, match="^preload: no model 'nobody'"):
-        await _understand(registry, preload=["nobody"])
+    """A name that can be none by its setting; more than a replica may hold; an unknown key."""
+    with pytest.raises(SettingsError, match="^preload.0: model reference"):
+        await _understand(registry, preload=["no/body"])
     with pytest.raises(SettingsError, match="max_models: 1, but pinned and preload name 2"):
         await _understand(registry, max_models=1, preload=["a", "b"])
     assert (await _understand(registry, 0, 2, max_models=1, preload=["a", "b"])).share

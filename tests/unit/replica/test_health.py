@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import torch
 
+from serve_app.engines.base import ModelInput
 from serve_app.engines.streams import Streams
 from serve_app.engines.watch import Watch
 from serve_app.errors import DeviceFailedError, ModelBrokenError, ReplicaFailingError
 from serve_app.replica.batcher import Batcher, Pictures
 from serve_app.replica.health import Health, UnhealthyError
-from serve_app.types import ModelKey, PredictParams
+from serve_app.types import ImageArray, ModelKey, PredictParams
 from tests.unit.cache.fakes import FakeClock
 from tests.unit.replica.fakes import FakeModel, decode, decoded_bytes, picture
 
@@ -136,11 +137,33 @@ class Engine:
         self.streams.watch = Watch(clock)
         self.batcher = Batcher(self.streams, decode, decoded_bytes)
 
+    async def renewed(self, decode: Callable[[bytes], ImageArray]) -> Batcher:
+        """Return a batcher that decodes in another way; the present one is closed."""
+        await self.batcher.aclose()
+        return Batcher(self.streams, decode, decoded_bytes)
+
     async def ask(self, model: FakeModel, number: int = 1) -> object:
         """Answer one picture."""
         deadline = asyncio.get_running_loop().time() + 60
         pictures = Pictures(KEY, model, (picture(number),), PredictParams(), False, deadline)
         return await self.batcher.answer(pictures)
+
+
+class HangingModel(FakeModel):
+    """Its preprocessing waits for an event."""
+
+    def __init__(self, held: threading.Event) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+        self._held = held
+
+    def preprocess(
+        self, image: ImageArray, params: PredictParams, *, annotate: bool = False
+    ) -> ModelInput:
+        """Wait, then do it."""
+        self.begun.set()
+        self._held.wait(10)
+        return super().preprocess(image, params, annotate=annotate)
 
 
 @pytest.fixture
@@ -173,6 +196,39 @@ async def test_a_pass_that_hangs_fails_the_check(bench: Bench, engine: Engine) -
         await hanging  # while the thread still hangs
     assert model.running == 1
     model.opened.set()
+
+
+async def test_a_decode_fails_no_check_however_long_it_takes(bench: Bench, engine: Engine) -> None:
+    """Its bytes are a client's, who could end one replica after another; its end comes."""
+    held, begun = threading.Event(), threading.Event()
+
+    def decode_slowly(data: bytes) -> ImageArray:
+        begun.set()
+        held.wait(10)
+        return decode(data)
+
+    engine.batcher = await engine.renewed(decode_slowly)
+    asking = asyncio.create_task(bench.health.run(engine.ask(FakeModel())))
+    await _until(begun.is_set)
+    bench.clock.advance(1000.0)
+    bench.health.check()
+    held.set()
+    await asking
+    bench.health.check()
+
+
+async def test_a_preprocessing_that_hangs_fails_the_check(bench: Bench, engine: Engine) -> None:
+    """It ends on the device."""
+    held = threading.Event()
+    model = HangingModel(held)
+    hanging = asyncio.create_task(bench.health.run(engine.ask(model)))
+    await _until(model.begun.is_set)
+    bench.clock.advance(31.0)
+    with pytest.raises(UnhealthyError, match="a preprocessing has been running"):
+        bench.health.check()
+    with pytest.raises(DeviceFailedError):
+        await hanging
+    held.set()
 
 
 async def test_a_warm_up_that_hangs_fails_the_check_later(bench: Bench, engine: Engine) -> None:

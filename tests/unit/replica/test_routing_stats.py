@@ -7,7 +7,7 @@ import pytest
 
 from serve_app.replica.routing_stats import RoutingMeter
 from serve_app.routing.stats import RoutingStats
-from serve_app.types import ImageResult, ModelKey, PredictResult, Task
+from serve_app.types import ImageResult, ModelKey, PredictResult, ResidentModel, Task
 
 A, B = ModelKey("a", "1"), ModelKey("b", "1")
 GIB = 2**30
@@ -64,7 +64,11 @@ def answer(
 def told(meter: RoutingMeter, used_bytes: int = 0) -> RoutingStats:
     """Return what routers would be told."""
     return meter.stats(
-        budget_bytes=GIB, used_bytes=used_bytes, advertised=frozenset(), resident=set()
+        budget_bytes=GIB,
+        used_bytes=used_bytes,
+        max_models=None,
+        advertised=frozenset(),
+        models=(),
     )
 
 
@@ -118,11 +122,39 @@ def test_free_bytes_and_loading(clock: Clock) -> None:
     """Free is rounded down; what is advertised and not resident is loading."""
     meter = RoutingMeter(1, Prepared(), clock)
     stats = meter.stats(
-        budget_bytes=3200, used_bytes=101, advertised={"a@1", "b@1"}, resident={"a@1", "c@1"}
+        budget_bytes=3200,
+        used_bytes=101,
+        max_models=None,
+        advertised={"a@1", "b@1"},
+        models=[
+            ResidentModel("a@1", "resident", 30, 0, pinned=False, idle_s=0.0),
+            ResidentModel("b@1", "loading", 0, 0, pinned=False, idle_s=0.0),
+            ResidentModel("c@1", "resident", 50, 0, pinned=False, idle_s=0.0),
+        ],
     )
-    assert (stats.budget_bytes, stats.free_bytes) == (3200, 3000)
+    assert (stats.budget_bytes, stats.free_bytes, stats.model_bytes) == (3200, 3000, 40)
     assert stats.loading == {"b@1"}
     assert RoutingStats.from_wire(json.loads(json.dumps(stats.to_wire()))) == stats
+
+
+@pytest.mark.parametrize(
+    ("max_models", "room_bytes"), [(None, 2400), (3, 2400), (2, 0)], ids=["any", "three", "two"]
+)
+def test_what_pins_leave(clock: Clock, max_models: int | None, room_bytes: int) -> None:
+    """Whatever is not pinned could go; what models share stays; pins may take every place."""
+    stats = RoutingMeter(1, Prepared(), clock).stats(
+        budget_bytes=3200,
+        used_bytes=3150,
+        max_models=max_models,
+        advertised=frozenset(),
+        models=[
+            ResidentModel("a@1", "resident", 500, 0, pinned=True, idle_s=0.0),
+            ResidentModel("b@1", "loading", 200, 0, pinned=True, idle_s=0.0),
+            ResidentModel("c@1", "resident", 2400, 1, pinned=False, idle_s=0.0),
+        ],
+    )
+    assert stats.free_bytes == 0
+    assert stats.room_bytes == room_bytes
 
 
 def test_what_is_prepared_is_told_now_and_then(clock: Clock) -> None:

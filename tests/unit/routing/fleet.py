@@ -57,6 +57,10 @@ class Fleet:
         self.view.sent(model, first, str(self.serial))
         return first
 
+    def copies(self, model: str) -> int:
+        """Return how many copies of a model there should be."""
+        return self.view._demand.copies(model, self.clock())
+
     def complete_all(self) -> None:
         """End every request."""
         for serial in range(1, self.serial + 1):

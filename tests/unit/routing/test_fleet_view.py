@@ -102,14 +102,80 @@ def test_room_counts_in_bytes() -> None:
     fleet = Fleet("a", "b", "c", "d")
     (home,), (second,) = fleet.rank("m")[:2]
     fleet.models[home] = {"large"}
-    fleet.stats[home] = stats(free_bytes=GIB // 8)
+    fleet.stats[home] = stats(free_bytes=GIB // 8, model_bytes=GIB // 8 * 7)
     fleet.models[second] = {f"small-{index}" for index in range(50)}
-    fleet.stats[second] = stats(free_bytes=GIB // 2)
+    fleet.stats[second] = stats(free_bytes=GIB // 2, model_bytes=GIB // 100)
     fleet.tell()
     assert fleet.rank("m")[0] == [second]
-    fleet.stats[second] = stats(free_bytes=0)
+    fleet.stats[second] = stats(free_bytes=0, model_bytes=GIB // 100)
     fleet.tell()
     assert fleet.rank("m")[0] == [home]  # both are full: the first place again
+
+
+def test_where_pins_leave_no_room_no_model_is_loaded() -> None:
+    """However short its queue is: it would refuse the model while others can make room."""
+    fleet = Fleet("a", "b", "c", "d")
+    fleet.models["a"], fleet.models["b"] = {"pin"}, {"pin"}
+    for id_, free_bytes in (("a", 0), ("b", GIB)):
+        fleet.stats[id_] = stats(free_bytes=free_bytes, room_bytes=0, model_bytes=GIB // 8)
+    for id_ in ("c", "d"):
+        fleet.stats[id_] = stats(free_bytes=0, room_bytes=GIB, model_bytes=GIB // 8)
+    fleet.queues = {"c": 20, "d": 20}
+    fleet.tell()
+    for index in range(50):
+        ranked = fleet.rank(f"m{index}")
+        assert {id_ for rank in ranked for id_ in rank} == {"c", "d"}
+    assert fleet.rank("pin")[0][0] in {"a", "b"}
+    fleet.stats["c"] = fleet.stats["d"] = fleet.stats["a"]
+    fleet.tell()
+    homes = {fleet.rank(f"m{index}")[0][0] for index in range(50)}
+    assert len(homes) == 4, "where none has room, all have their part of the models again"
+
+
+def test_no_copy_where_pins_leave_no_room() -> None:
+    """A further copy goes past such a replica, and nowhere if there is no other."""
+    fleet = Fleet("a", "b", "c")
+    fleet.models["a"] = {"hot"}
+    fleet.stats["a"] = stats(busy={"hot": 1.0}, model_bytes=GIB // 8)
+    fleet.stats["b"] = stats(room_bytes=GIB // 16)
+    fleet.queues = {"a": LIMIT - 1, "c": LIMIT - 2}
+    fleet.tell()
+    assert "b" not in {id_ for rank in fleet.rank("hot") for id_ in rank}
+    fleet.stats["c"] = fleet.stats["b"]
+    fleet.tell()
+    fleet.queues = {"a": LIMIT}
+    assert fleet.rank("hot") == [["a"], ["a"]]
+
+
+def test_a_full_fleet_is_asked_in_turn() -> None:
+    """All of it now and then, else a few: each try of each request would ask everyone."""
+    fleet = Fleet(*(f"r{index}" for index in range(8)))
+    fleet.models["r3"] = {"m"}
+    fleet.tell()
+    fleet.clock.now = 10.0
+    fleet.queues = dict.fromkeys(fleet.models, LIMIT)
+    assert fleet.rank("m") == [["r3"], list(fleet.models)]
+    asked = Counter(id_ for _ in range(40) for id_ in fleet.rank("m")[1])
+    assert asked == dict.fromkeys(fleet.models, 10)
+    fleet.queues["r5"] = 0
+    assert len(fleet.rank("m")[-1]) == 8
+    fleet.queues["r5"] = LIMIT
+    fleet.clock.now += 0.25
+    assert len(fleet.rank("m")[-1]) == 8
+
+
+def test_a_new_replica_takes_its_part() -> None:
+    """It has measured nothing yet, and counts as what the others have measured."""
+    fleet = Fleet("a", "b", "c", "d")
+    warm = stats(load_s=0.02, request_s=0.01, free_bytes=0, model_bytes=GIB // 100)
+    (home,) = fleet.rank("m")[0]
+    fleet.stats = dict.fromkeys(fleet.stats, warm)
+    fleet.stats[home] = stats(load_s=0.0, request_s=0.0)
+    fleet.tell()
+    assert fleet.rank("m")[0] == [home]
+    fleet.stats[home] = stats(load_s=0.0, request_s=0.0, free_bytes=GIB // 200)
+    fleet.tell()
+    assert fleet.rank("m")[0] == [home], "short of room as all are, it is no worse than they are"
 
 
 def test_a_full_holder_is_asked_first_and_then_passed_over() -> None:
@@ -134,7 +200,7 @@ def test_a_long_queue_of_others_makes_no_copy() -> None:
     fleet.tell()
     fleet.queues = {"a": 0, "b": LIMIT - 1, "c": 0}
     assert fleet.rank("m")[0] == ["b"]
-    assert fleet.view.copies("m") == 1
+    assert fleet.copies("m") == 1
 
 
 def test_who_waits_for_a_load_asks_for_no_copy() -> None:
@@ -144,7 +210,7 @@ def test_who_waits_for_a_load_asks_for_no_copy() -> None:
     fleet.tell()
     went = {fleet.send("m") for _ in range(60)}
     assert len(went) == 1
-    assert fleet.view.copies("m") == 1
+    assert fleet.copies("m") == 1
 
 
 def test_a_rare_model_never_gets_a_second_copy() -> None:
@@ -182,7 +248,7 @@ def test_a_hot_model_gets_copies_and_gives_them_back() -> None:
     fleet.models["a"] = {"hot"}
     fleet.stats["a"] = stats(busy={"hot": 0.95})
     fleet.tell()
-    assert fleet.view.copies("hot") == 2
+    assert fleet.copies("hot") == 2
     fleet.queues = {"a": 15}
     second = fleet.rank("hot")[0][0]
     assert second != "a"
@@ -197,7 +263,7 @@ def test_a_hot_model_gets_copies_and_gives_them_back() -> None:
     fleet.tell()
     fleet.clock.now += CONFIG.calm_s
     fleet.tell()
-    assert fleet.view.copies("hot") == 1
+    assert fleet.copies("hot") == 1
     fleet.queues = {}
     assert len({fleet.rank("hot")[0][0] for _ in range(8)}) == 1
 
@@ -218,6 +284,22 @@ def test_a_copy_too_many_is_used_while_it_is_there() -> None:
     assert fleet.rank("m")[0] == [first]
 
 
+def test_a_step_leaves_no_copy_out() -> None:
+    """The decision that asks for one more looks at every copy there is."""
+    fleet = Fleet("a", "b", "c")
+    fleet.models = {id_: {"m"} for id_ in fleet.models}
+    fleet.tell()
+    first = fleet.rank("m")[0][0]
+    rest = sorted(set(fleet.models) - {first})
+    for serial in range(40):
+        fleet.view.sent("m", first, str(serial))
+    for idle, busy in (rest, reversed(rest)):
+        fleet.view._demand = type(fleet.view._demand)(CONFIG)
+        fleet.queues = {busy: 30, idle: 0}
+        assert fleet.rank("m")[0] == [idle]
+        assert fleet.copies("m") == 2
+
+
 def test_a_backlog_of_its_own_makes_a_router_notice_sooner() -> None:
     """Before any replica has told of its load."""
     fleet = Fleet("a", "b")
@@ -227,7 +309,7 @@ def test_a_backlog_of_its_own_makes_a_router_notice_sooner() -> None:
     for _ in range(60):
         went.append(fleet.send("hot"))
         fleet.queues = dict(Counter(went))
-    assert fleet.view.copies("hot") == 2
+    assert fleet.copies("hot") == 2
     assert set(went) == {"a", "b"}
 
 

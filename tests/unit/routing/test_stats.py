@@ -9,13 +9,15 @@ from serve_app.routing.stats import (
     MAX_BUSY,
     RoutingStats,
     hottest,
+    rounded,
     rounded_free_bytes,
-    rounded_s,
 )
 
 FULL = RoutingStats(
     budget_bytes=1000,
     free_bytes=300,
+    room_bytes=0,
+    model_bytes=40,
     request_s=0.03,
     load_s=0.2,
     loading=frozenset({"b@1"}),
@@ -39,6 +41,9 @@ def test_statistics_survive_the_way() -> None:
         ("budget_bytes", "many"),
         ("budget_bytes", True),
         ("free_bytes", -1),
+        ("room_bytes", -1),
+        ("room_bytes", True),
+        ("model_bytes", "many"),
         ("request_s", float("nan")),
         ("load_s", float("inf")),
         ("loading", "a@1"),
@@ -60,6 +65,7 @@ def test_what_is_odd_counts_as_unknown(field: str, value: object) -> None:
 def test_more_than_the_budget_is_not_free() -> None:
     """A contradiction is read as the smaller room."""
     assert RoutingStats.from_wire({"budget_bytes": 10, "free_bytes": 99}).free_bytes == 10
+    assert RoutingStats.from_wire({"budget_bytes": 10, "room_bytes": 99}).room_bytes == 10
 
 
 def test_small_changes_are_not_told() -> None:
@@ -67,6 +73,6 @@ def test_small_changes_are_not_told() -> None:
     assert rounded_free_bytes(3200, 0) == 3200
     assert rounded_free_bytes(3200, 1) == rounded_free_bytes(3200, 100) == 3100
     assert rounded_free_bytes(3200, 9999) == 0
-    assert rounded_s(0.01234) == 0.012
+    assert rounded(0.01234) == 0.012
     assert hottest({"a": 0.512, "b": 0.09, "c": 7.0}) == {"c": 1.0, "a": 0.5}
     assert len(hottest({str(index): 0.2 for index in range(50)})) == MAX_BUSY

@@ -1,50 +1,18 @@
 """What breaks under load: a replica is killed, the model folder vanishes. No request is lost."""
 
 import os
-import shutil
 import signal
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pytest
 
-from tests.integration.conftest import ROOT
-from tests.integration.server import Json, Server, free_port, make_config, serving, wait_until
+from tests.integration.conftest import replicas_of
+from tests.integration.server import Server, wait_until
 
 MODELS = ("fasteners-n", "components-n")
 CLIENTS = 4
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder of its own, since it is taken away."""
-    folder = tmp_path_factory.mktemp("repository") / "models"
-    for name in (*MODELS, "codes-n"):
-        shutil.copytree(ROOT / "models" / name, folder / name)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def fleet(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Two detectors on this machine, each with one thread."""
-    config = make_config(folder, free_port(), args={"threads": 1}, user_config={})
-    config["applications"][0]["deployments"][0] |= {
-        "user_config": {"memory_budget": "512MiB"},
-        "num_replicas": 2,
-    }
-    with serving(config, tmp_path_factory.mktemp("fleet")) as running:
-        wait_until(lambda: len(_replicas(running)) == 2, 60, "two replicas")
-        yield running
-
-
-def _replicas(server: Server) -> list[Json]:
-    answer = server.client.get("/v1/replicas")
-    replicas: list[Json] = answer.json()["replicas"] if answer.status_code == 200 else []
-    return replicas
 
 
 class Load:
@@ -52,7 +20,6 @@ class Load:
 
     def __init__(self, server: Server, image: bytes) -> None:
         self.answers: Counter[str] = Counter()
-        self.slowest_s = 0.0
         self._server = server
         self._image = image
         self._ending = threading.Event()
@@ -72,49 +39,44 @@ class Load:
         with httpx.Client(base_url=self._server.url, timeout=60.0) as client:
             while not self._ending.is_set():
                 url = f"/v1/models/{MODELS[number % len(MODELS)]}/predict"
-                started = time.monotonic()
                 try:
                     answer = client.post(url, content=self._image)
                     outcome = "200" if answer.status_code == 200 else answer.text
                 except httpx.HTTPError as error:
                     outcome = repr(error)
                 self.answers[outcome] += 1
-                self.slowest_s = max(self.slowest_s, time.monotonic() - started)
 
 
 def test_a_replica_that_is_killed_costs_no_request(fleet: Server, scenes: dict[str, bytes]) -> None:
     """What it was working on is answered by the other; a new one takes its place."""
     with Load(fleet, scenes["fasteners-1"]) as load:
         wait_until(lambda: load.answers["200"] > 50, what="some answers")
-        before = {replica["pid"] for replica in _replicas(fleet)}
-        # The one that holds more, so that it is surely at work.
-        victim = max(_replicas(fleet), key=lambda replica: int(replica["used_bytes"]))["pid"]
+        replicas = replicas_of(fleet).values()
+        # The one that holds most, so that it is surely at work.
+        victim = max(replicas, key=lambda replica: int(replica["used_bytes"]))["pid"]
         os.kill(victim, signal.SIGKILL)
-        killed = time.monotonic()
 
         def replaced() -> bool:
-            pids = {replica["pid"] for replica in _replicas(fleet)}
-            return victim not in pids and len(pids) == 2 and pids != before
+            pids = {replica["pid"] for replica in replicas_of(fleet).values()}
+            return victim not in pids and len(pids) == len(replicas)
 
         wait_until(replaced, 60, "a new replica")
-        recovered_s = time.monotonic() - killed
         count = load.answers["200"]
         wait_until(lambda: load.answers["200"] > count + 50, what="some more answers")
     assert set(load.answers) == {"200"}, load.answers
-    assert recovered_s < 45
-    assert load.slowest_s < 30
 
 
 def test_a_model_folder_that_vanishes_leaves_resident_models_alone(
-    fleet: Server, folder: Path, scenes: dict[str, bytes]
+    fleet: Server, fleet_folder: Path, scenes: dict[str, bytes]
 ) -> None:
     """Others are refused with a reason and set aside; once it is back an operator's load works."""
     image = scenes["fasteners-1"]
     for name in MODELS:
         assert fleet.predict(name, image).status_code == 200
     assert fleet.client.get("/v1/models/codes-n").status_code == 200
-    away = folder.with_name("away")
-    folder.rename(away)
+    assert fleet.client.post("/v1/models/codes-n/unload").status_code == 200
+    away = fleet_folder.with_name("away")
+    fleet_folder.rename(away)
     try:
         with Load(fleet, image) as load:
             refused = [fleet.predict("codes-n", image) for _ in range(8)]
@@ -124,10 +86,10 @@ def test_a_model_folder_that_vanishes_leaves_resident_models_alone(
         assert codes == {"source_unavailable"}, codes
         assert any("set aside" in answer.json()["detail"] for answer in refused)
         assert int(refused[-1].headers["retry-after"]) >= 1
-        listed = [one for replica in _replicas(fleet) for one in replica["set_aside"]]
+        listed = [one for replica in replicas_of(fleet).values() for one in replica["set_aside"]]
         assert {one["key"] for one in listed} == {"codes-n@1"}
     finally:
-        away.rename(folder)
+        away.rename(fleet_folder)
     loaded = fleet.client.post("/v1/models/codes-n/load")
     assert loaded.status_code == 200, loaded.text
     assert fleet.predict("codes-n", image).status_code == 200
