@@ -40,8 +40,9 @@ number would refuse bursts that the ingress has room for."""
 ROUTING: dict[str, Any] = {
     "request_router_class": "serve_app.routing.router:FleetRouter",
     "request_routing_stats_period_s": 0.5,
-    # A fleet that is full everywhere is tried again after so long at most.
-    "max_backoff_s": 0.1,
+    # A fleet that is full everywhere is tried again after so long at most: short against the
+    # seconds that a full queue takes, and each try asks some replicas how many requests they have.
+    "max_backoff_s": 0.25,
 }
 """Which replica a request goes to; `request_router_kwargs` would take fields of RoutingConfig."""
 

@@ -26,7 +26,7 @@ def compose(outcomes: Sequence[Outcome], machine: Machine, rate: float) -> str:
 
     rate: requests per second of the steady load
     """
-    lines = [*_head(outcomes, machine, rate), *table(_HEADER, map(_row, outcomes)), ""]
+    lines = [*_head(outcomes, machine, rate), *table(_HEADER, map(_row, outcomes))]
     for outcome in outcomes:
         lines += _details(outcome)
     return "\n".join([*lines, *_limits()]).rstrip() + "\n"
@@ -78,7 +78,7 @@ def _details(outcome: Outcome) -> Iterator[str]:
     if outcome.looks_failed:
         said.append(f"{outcome.looks_failed} of {outcome.looks} looks at /v1/replicas failed.")
     said += [f"Over budget: {found}." for found in outcome.over_budget[:_MOST_SHOWN]]
-    said += [f"{note}." for note in outcome.notes]
+    said += [f"{note[:1].upper()}{note[1:]}." for note in outcome.notes]
     yield f"**{outcome.name}**: " + " ".join(text for text in said if text)
     yield ""
     if outcome.errors:
@@ -103,5 +103,5 @@ _ABOUT = {
 
 def _limits() -> Iterator[str]:
     yield "What this does not show: a machine that vanishes without closing its connections, which"
-    yield "only timeouts notice; the loss of the head node, see docs/cluster.md; an ingress replica"
-    yield "that is killed loses the requests that it holds."
+    yield "only timeouts notice; the loss of the head node (docs/cluster.md) or of an ingress"
+    yield "replica, whose requests in progress nobody repeats."

@@ -140,3 +140,6 @@ class Engine(Protocol):
         Raises:
             ModelBrokenError: the file is corrupt, unsafe or no YOLO model
         """
+
+    def parked(self) -> tuple[Path, ...]:
+        """Return the files that `open` finds in host memory, the last used last (any thread)."""

@@ -72,6 +72,10 @@ class OnnxEngine:
         """Make nothing, and say so (process of its own)."""
         return False
 
+    def parked(self) -> tuple[Path, ...]:
+        """Return nothing: what leaves the device is gone (any thread)."""
+        return ()
+
     def _options(self) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads

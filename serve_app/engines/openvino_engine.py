@@ -139,6 +139,10 @@ class OpenVinoEngine:
         network = self._compile(path)
         return OpenVinoModel(description, network, own_bytes, resident_before, was_prepared=False)
 
+    def parked(self) -> tuple[Path, ...]:
+        """Return nothing: what leaves the device is gone (any thread)."""
+        return ()
+
     def _open_prepared(self, path: Path, resident_before: int) -> OpenVinoModel | None:
         compiled = self._read_prepared(path)
         if compiled is None:

@@ -69,6 +69,7 @@ class _Network:
 class _Recipe:
     """What makes a parked block a model again."""
 
+    path: Path
     description: Description
     signature: str
     layout: Layout
@@ -174,6 +175,13 @@ class TorchEngine:
             dismantle(network.skeleton)
         return made is not None
 
+    def parked(self) -> tuple[Path, ...]:
+        """Return the files that `open` finds in host memory, the last used last (any thread)."""
+        found = (self._recipes.get(name) for name in self._arena.keys)
+        return tuple(
+            recipe.path for recipe in found if recipe and self._graphs.find(recipe.signature)
+        )
+
     def _inspect(self, path: Path) -> Footprint:
         header = self._from_store(path, read_header)
         if header is not None:
@@ -202,7 +210,7 @@ class TorchEngine:
         release_free_memory()  # what reading took, which is more than what is kept
         if name != self._name_to_park(path):
             name = None  # replaced while it was read: these are not its weights
-        return self._bring(name, description, graph, weights, was_prepared=False)
+        return self._bring(name, path, description, graph, weights, was_prepared=False)
 
     def _open_prepared(self, path: Path) -> TorchModel | None:
         artifact = self._from_store(path, read_artifact)
@@ -216,7 +224,8 @@ class TorchEngine:
             return None
         self._costs.assume(graph.signature, header.description.info, header.graph_bytes)
         name = self._name_to_park(path)
-        return self._bring(name, header.description, graph, artifact.weights, was_prepared=True)
+        description = header.description
+        return self._bring(name, path, description, graph, artifact.weights, was_prepared=True)
 
     def _open_parked(self, path: Path) -> TorchModel | None:
         """Open from host memory, without a look at the disk."""
@@ -239,6 +248,7 @@ class TorchEngine:
     def _bring(
         self,
         name: str | None,
+        path: Path,
         description: Description,
         graph: Graph,
         weights: Weights,
@@ -251,7 +261,7 @@ class TorchEngine:
             with self._recipes_lock:
                 for left in self._recipes.keys() - parked:
                     del self._recipes[left]
-                self._recipes[name] = _Recipe(description, graph.signature, weights.layout)
+                self._recipes[name] = _Recipe(path, description, graph.signature, weights.layout)
         if self._device.type != "cpu":
             weights = self._copy(weights)
         return self._model(description, graph, weights, was_prepared=was_prepared)

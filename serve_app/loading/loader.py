@@ -83,6 +83,7 @@ class Loader:
         self._engines = engines
         self._streams = streams
         self._opened_plainly = opened_plainly
+        self._opened: dict[Path, ModelKey] = {}
         self._verifiers = LoaderThreads(loader_threads)
         self._openers = LoaderThreads(loader_threads)  # a slow disk must not hold back an opening
         self._closers = LoaderThreads(1)  # nor may an opening hold back what makes room for it
@@ -127,10 +128,17 @@ class Loader:
             await self._close_made(opening)
             raise
         warm = time.perf_counter()
+        self._opened[prepared.path] = prepared.spec.key
         if not model.was_prepared:
             self._opened_plainly(prepared.path)
         phases_s = {"open": opened - started, "warm_up": warm - opened}
         return LoadedModel(model, {**prepared.phases_s, **phases_s})
+
+    def parked(self) -> list[ModelKey]:
+        """Return what is one copy in host memory away from being open, the last used last."""
+        paths = [path for engine in self._engines.values() for path in engine.parked()]
+        self._opened = {path: self._opened[path] for path in paths if path in self._opened}
+        return list(self._opened.values())
 
     async def close(self, loaded: LoadedModel) -> None:
         """Give the model's memory back, even if the caller is cancelled meanwhile."""

@@ -109,11 +109,12 @@ class Registry:
         if Snapshot(found).of_name(name) == self.snapshot.of_name(name):
             return
         with self._publishing:
-            self._found = [
-                [*(spec for spec in known if spec.key.name != name), *new]
-                for known, new in zip(self._found, found, strict=True)
-            ]
-            self.snapshot = self.snapshot.replaced(name, found)
+            self._publish(
+                [
+                    [*(spec for spec in known if spec.key.name != name), *new]
+                    for known, new in zip(self._found, found, strict=True)
+                ]
+            )
 
     async def refresh_now(self) -> None:
         """Run every scanner without blocking the event loop."""

@@ -1,16 +1,12 @@
 """The models that one scan found, and how a reference finds its version."""
 
-import copy
 import difflib
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
 
 from serve_app.errors import ModelNotFoundError
 from serve_app.types import ModelKey, ModelRef, ModelSpec
-
-T = TypeVar("T")
 
 _NUMERIC = re.compile(r"[vV]?([0-9]+(?:\.[0-9]+)*)")
 _NEAR_NAMES = 5
@@ -45,7 +41,7 @@ class Snapshot:
             self._add(specs)
         self._names = sorted(self._latest)
         self.specs: tuple[ModelSpec, ...] = tuple(
-            sorted(self._specs.values(), key=lambda spec: _listing_order(spec.key))
+            spec for name in self._names for spec in _in_order(self._by_name[name])
         )
 
     def _add(self, specs: Sequence[ModelSpec]) -> None:
@@ -58,33 +54,13 @@ class Snapshot:
                 latest[spec.key.name] = spec.key
         self._latest = latest | self._latest
 
-    def replaced(self, name: str, sources: Iterable[Sequence[ModelSpec]]) -> "Snapshot":
-        """Return a snapshot in which `name` has these entries alone, and all others are the same.
-
-        It takes 2 ms of 10,000 models, and a new snapshot of them all 0.1 s.
-        """
-        part, made = Snapshot(sources), copy.copy(self)
-        made._specs = dict(self._specs)
-        for spec in self.of_name(name):
-            del made._specs[spec.key]
-        made._specs |= part._specs
-        made._by_name = _without(self._by_name, name) | part._by_name
-        made._latest = _without(self._latest, name) | part._latest
-        at = bisect_left(self._names, name)
-        known = name in self._by_name
-        made._names = [*self._names[:at], *part._names, *self._names[at + known :]]
-        at = bisect_left(self.specs, name, key=lambda spec: spec.key.name)
-        after = at + len(self.of_name(name))
-        made.specs = (*self.specs[:at], *part.specs, *self.specs[after:])
-        return made
-
     def of_name(self, name: str) -> Sequence[ModelSpec]:
         """Return the entries of a name in the order of the sources; none where it is unknown."""
         return tuple(self._by_name.get(name, ()))
 
     def versions(self, name: str) -> tuple[str, ...]:
         """Return the versions of a name from the lowest to the highest."""
-        return tuple(sorted((spec.key.version for spec in self.of_name(name)), key=version_order))
+        return tuple(spec.key.version for spec in _in_order(self.of_name(name)))
 
     def resolve(self, ref: ModelRef) -> ModelKey:
         """Return the version that `ref` means; a bare name means the highest.
@@ -139,12 +115,8 @@ class Snapshot:
         return difflib.get_close_matches(name, window, n=_NEAR_NAMES)
 
 
-def _without(entries: dict[str, T], name: str) -> dict[str, T]:
-    """Return a copy that lacks `name`."""
-    kept = dict(entries)
-    kept.pop(name, None)
-    return kept
-
-
-def _listing_order(key: ModelKey) -> tuple[str, tuple[int, tuple[int, ...], str]]:
-    return key.name, version_order(key.version)
+def _in_order(entries: Sequence[ModelSpec]) -> Sequence[ModelSpec]:
+    """Return one name's entries from the lowest version to the highest; mostly there is one."""
+    if len(entries) == 1:
+        return entries
+    return sorted(entries, key=lambda spec: version_order(spec.key.version))

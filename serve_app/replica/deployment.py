@@ -213,6 +213,7 @@ class Detector:
             max_models=self._config.max_models,
             advertised=self._bridge.advertised,
             models=self._cache.snapshot(),
+            parked=self._loader.parked(),
         ).to_wire()
 
     async def reconfigure(self, user_config: Mapping[str, Any], rank: ReplicaRank) -> None:

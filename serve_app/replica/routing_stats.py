@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence, Set
 from typing import Protocol
 
 from serve_app.routing.idfilter import IdFilter
-from serve_app.routing.stats import RoutingStats, hottest, rounded, rounded_free_bytes
+from serve_app.routing.stats import MAX_PARKED, RoutingStats, hottest, rounded, rounded_free_bytes
 from serve_app.types import ModelKey, PredictResult, ResidentModel
 
 _WINDOW_S = 3.0
@@ -74,10 +74,21 @@ class RoutingMeter:
         max_models: int | None,
         advertised: Set[str],
         models: Sequence[ResidentModel],
+        parked: Sequence[ModelKey],
     ) -> RoutingStats:
-        """Return what routers should know now; `advertised` is what they are told to be here."""
+        """Return what routers should know now.
+
+        Args:
+            budget_bytes: what models may hold
+            used_bytes: what they do
+            max_models: how many there may be
+            advertised: what routers are told to be here
+            models: what is
+            parked: what is one copy in host memory away, the last used last
+        """
         self._age()
         resident = {model.key: model.bytes for model in models if model.state == "resident"}
+        left = [id_ for id_ in map(str, parked) if id_ not in advertised]
         mean_bytes = sum(resident.values()) / max(1, len(resident))
         return RoutingStats(
             budget_bytes=budget_bytes,
@@ -87,6 +98,7 @@ class RoutingMeter:
             request_s=rounded(self._request_s),
             load_s=rounded(self._load_s),
             loading=frozenset(advertised - resident.keys()),
+            parked=frozenset(left[-MAX_PARKED:]),
             prepared=self._prepared_ids(),
             busy=hottest({key: work / _WINDOW_S for key, work in self._work_s.items()}),
         )

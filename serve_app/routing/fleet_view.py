@@ -153,12 +153,8 @@ class FleetView:
             choice += self._others(model, holders, copies, queue_len)
         choice.sort()
         ranked += [[replica_id] for _, _, replica_id in choice[:_RANKED]]
-        last = self._last_rank(holders)
-        if not choice and now - self._asked_at < _ASK_S and self._are_full(last, queue_len):
-            last = self._few(last, _ASKED)
-        elif not choice:
-            self._asked_at = now
-        ranked.append(last)
+        able = self._able(holders)
+        ranked.append(able if choice else self._last_resort(able, queue_len))
         return ranked
 
     # --- one decision ---------------------------------------------------------------------------
@@ -265,7 +261,15 @@ class FleetView:
             places = self._places[model] = tuple(islice(walk, self._config.places))
         return places
 
-    def _last_rank(self, holders: Sequence[_Replica]) -> list[str]:
+    def _last_resort(self, able: list[str], queue_len: QueueLen) -> list[str]:
+        """Return whom to ask where no place was found; few if all are full and were just asked."""
+        now = self._clock()
+        if now - self._asked_at < _ASK_S and self._are_full(able, queue_len):
+            return self._few(able, _ASKED)
+        self._asked_at = now
+        return able
+
+    def _able(self, holders: Sequence[_Replica]) -> list[str]:
         """Return who may answer: who has the model, or room for it; everyone if that is nobody."""
         if len(self._roomy) == len(self._replicas):
             return self._everyone

@@ -109,8 +109,9 @@ def _number(value: object) -> float:
 
 def _whole(value: object) -> int | None:
     """Return a whole number that is not negative, where 0 means something; None for all else."""
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if is_whole and value >= 0 else None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if value >= 0 else None
 
 
 def _ids(value: object) -> frozenset[str]:

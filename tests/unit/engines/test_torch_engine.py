@@ -268,3 +268,17 @@ def test_streams_may_run_one_graph_at_once(checkpoints: CheckpointFolder, bus: I
         np.testing.assert_allclose(result.confidence, expected[index % 4], atol=1e-5)
     for model in models:
         model.close()
+
+
+def test_parked_files_are_named_as_long_as_there_is_room(checkpoints: CheckpointFolder) -> None:
+    """The last used last; without an arena there are none."""
+    first, second = checkpoints("tiny-detect", seed=1), checkpoints("tiny-detect", seed=2)
+    own_bytes = TorchEngine().verify(first).own_bytes
+    for room, expected in ((0, ()), (1, (second,)), (2, (second, first))):
+        engine = TorchEngine(arena_bytes=room * (own_bytes + 4096))
+        models = [engine.open(path) for path in (first, second)]
+        if room == 2:
+            models.append(engine.open(first))
+        assert engine.parked() == expected
+        for model in models:
+            model.close()

@@ -89,6 +89,7 @@ class SlowEngine:
         self.reached: dict[str, threading.Event] = {}
         self.failures: dict[str, BaseException] = {}
         self.prepared = True
+        self.in_memory: tuple[Path, ...] = ()
 
     def hold(self, step: str) -> None:
         """Make `step` wait."""
@@ -111,6 +112,10 @@ class SlowEngine:
     def prepare(self, path: Path) -> bool:
         """Make nothing."""
         return False
+
+    def parked(self) -> tuple[Path, ...]:
+        """Return what a test says."""
+        return self.in_memory
 
     def open(self, path: Path) -> SlowModel:
         """Make a model that is counted as long as it is open."""
@@ -204,6 +209,19 @@ async def test_files_that_open_plainly_are_told_of(
 
     assert opened_plainly == ([] if prepared else [Path(spec.location)])
     await loader.close(loaded)
+
+
+async def test_what_is_parked_is_told_by_key(
+    loader: Loader, spec: ModelSpec, engine: SlowEngine
+) -> None:
+    """Of what this loader has opened; what is parked no more is forgotten."""
+    engine.in_memory = (Path("of another"), Path(spec.location))
+    assert loader.parked() == []
+    await loader.close(await loader.open(await loader.prepare(KEY)))
+    assert loader.parked() == [KEY]
+    engine.in_memory = ()
+    assert loader.parked() == []
+    assert not loader._opened
 
 
 async def test_unknown_and_vanished_models(

@@ -82,29 +82,3 @@ def test_versions_are_listed_from_the_lowest_to_the_highest() -> None:
     assert [str(entry.key) for entry in snapshot.of_name("a")] == ["a@10", "a@9", "a@v8.4.0"]
     assert snapshot.versions("c") == ()
     assert snapshot.of_name("c") == ()
-
-
-@pytest.mark.parametrize("name", ["a", "b", "c", "x", "z"])
-@pytest.mark.parametrize("found", [(), ("2",), ("3", "1", "10")])
-def test_replacing_one_name_is_as_good_as_a_new_snapshot(name: str, found: tuple[str, ...]) -> None:
-    """Whether the name was there before, is there afterwards, or is neither."""
-    keys = ["x@1", "b@1", "a@2", "b@10", "b@9"]
-    before = Snapshot([[spec(key) for key in keys], [spec("b@v3"), spec("a@2")]])
-    entries = [spec(f"{name}@{version}") for version in found]
-    own = [spec(key) for key in keys if key.split("@")[0] != name]
-    official = [entry for entry in (spec("b@v3"), spec("a@2")) if entry.key.name != name]
-    expected = Snapshot([[*own, *entries], official])
-    made = before.replaced(name, [entries, ()])
-    assert made.specs == expected.specs
-    for each in "abcxz":
-        assert made.of_name(each) == expected.of_name(each)
-        for ref in (ModelRef(each), ModelRef(each, "7")):
-            assert _said(made, ref) == _said(expected, ref)
-    assert len(before.specs) == 6
-
-
-def _said(snapshot: Snapshot, ref: ModelRef) -> str:
-    try:
-        return str(snapshot.resolve(ref))
-    except ModelNotFoundError as error:
-        return error.detail

@@ -80,12 +80,12 @@ async def test_a_model_that_is_gone_keeps_no_replica_from_starting(
 async def test_an_autoscaled_replica_takes_no_pin_by_number(registry: AsyncRegistry) -> None:
     """Its preloads are those of one of two."""
     user_config: dict[str, Any] = {
-        "pinned": ["d", {"model": "a", "copies": 1}],
+        "pinned": ["d", {"model": "a", "copies": 2}],
         "preload": ["b", "c"],
     }
     wanted = await _understand(registry, 1, 1, **user_config)
     assert wanted.pins == (ModelKey("d", "1"),)
-    assert wanted.pinned == {"d@1": None, "a@1": 1}
+    assert wanted.pinned == {"d@1": None, "a@1": 2}
     assert wanted.preloads == (await _understand(registry, 1, 2, **user_config)).preloads
 
 

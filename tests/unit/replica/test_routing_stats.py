@@ -6,7 +6,7 @@ from collections.abc import Collection
 import pytest
 
 from serve_app.replica.routing_stats import RoutingMeter
-from serve_app.routing.stats import RoutingStats
+from serve_app.routing.stats import MAX_PARKED, RoutingStats
 from serve_app.types import ImageResult, ModelKey, PredictResult, ResidentModel, Task
 
 A, B = ModelKey("a", "1"), ModelKey("b", "1")
@@ -69,6 +69,7 @@ def told(meter: RoutingMeter, used_bytes: int = 0) -> RoutingStats:
         max_models=None,
         advertised=frozenset(),
         models=(),
+        parked=(),
     )
 
 
@@ -131,9 +132,11 @@ def test_free_bytes_and_loading(clock: Clock) -> None:
             ResidentModel("b@1", "loading", 0, 0, pinned=False, idle_s=0.0),
             ResidentModel("c@1", "resident", 50, 0, pinned=False, idle_s=0.0),
         ],
+        parked=[A, ModelKey("z", "1")],
     )
     assert (stats.budget_bytes, stats.free_bytes, stats.model_bytes) == (3200, 3000, 40)
     assert stats.loading == {"b@1"}
+    assert stats.parked == {"z@1"}
     assert RoutingStats.from_wire(json.loads(json.dumps(stats.to_wire()))) == stats
 
 
@@ -152,9 +155,12 @@ def test_what_pins_leave(clock: Clock, max_models: int | None, room_bytes: int) 
             ResidentModel("b@1", "loading", 200, 0, pinned=True, idle_s=0.0),
             ResidentModel("c@1", "resident", 2400, 1, pinned=False, idle_s=0.0),
         ],
+        parked=[ModelKey(f"m{index}", "1") for index in range(300)],
     )
     assert stats.free_bytes == 0
     assert stats.room_bytes == room_bytes
+    assert len(stats.parked) == MAX_PARKED
+    assert "m299@1" in stats.parked, "the last used"
 
 
 def test_what_is_prepared_is_told_now_and_then(clock: Clock) -> None:

@@ -157,11 +157,25 @@ def test_a_full_fleet_is_asked_in_turn() -> None:
     assert fleet.rank("m") == [["r3"], list(fleet.models)]
     asked = Counter(id_ for _ in range(40) for id_ in fleet.rank("m")[1])
     assert asked == dict.fromkeys(fleet.models, 10)
-    fleet.queues["r5"] = 0
-    assert len(fleet.rank("m")[-1]) == 8
-    fleet.queues["r5"] = LIMIT
+    for free in fleet.models:
+        fleet.queues[free] = 0
+        assert len(fleet.rank("m")[-1]) == 8, "there is one with room, and it is named"
+        fleet.queues[free] = LIMIT
     fleet.clock.now += 0.25
     assert len(fleet.rank("m")[-1]) == 8
+
+
+def test_of_many_full_holders_a_few_are_asked() -> None:
+    """Those of a hot model are all full together."""
+    fleet = Fleet(*(f"r{index}" for index in range(8)))
+    fleet.models = {id_: {"hot"} for id_ in fleet.models}
+    fleet.stats = {id_: stats(busy={"hot": 0.9}) for id_ in fleet.models}
+    fleet.queues = dict.fromkeys(fleet.models, LIMIT)
+    fleet.tell()
+    assert fleet.copies("hot") == 8
+    asked = [fleet.rank("hot")[0] for _ in range(8)]
+    assert {len(rank) for rank in asked} == {3}
+    assert {id_ for rank in asked for id_ in rank} == set(fleet.models)
 
 
 def test_a_new_replica_takes_its_part() -> None:
