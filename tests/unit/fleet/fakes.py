@@ -199,3 +199,15 @@ class FakeFleet:
         for one in self.running.values():
             one.holder.take(orders)
         await settle()
+
+
+class Late(Clock):
+    """A clock two minutes behind another."""
+
+    def __init__(self, right: Clock) -> None:
+        super().__init__()
+        self._right = right
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self._right() - 120

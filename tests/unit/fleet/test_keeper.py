@@ -17,7 +17,7 @@ from serve_app.errors import (
 from serve_app.fleet.keeper import GRACE_S, IDLE_PERIOD_S, PERIOD_S, FleetKeeper
 from serve_app.fleet.pins import FORGET_S
 from serve_app.types import ModelKey, ReplicaReport, ResidentModel
-from tests.unit.fleet.fakes import SIZE, Clock, FakeFleet, Replica, report, settle
+from tests.unit.fleet.fakes import SIZE, Clock, FakeFleet, Late, Replica, report, settle
 
 A, B = ModelKey("a", "1"), ModelKey("b", "1")
 
@@ -266,18 +266,6 @@ async def test_only_pins_by_number_are_to_be_watched(fleet: FakeFleet) -> None:
     assert await keeper.reconcile()
     await keeper.unpin(A)
     assert not await keeper.reconcile()
-
-
-class Late(Clock):
-    """A clock two minutes behind another."""
-
-    def __init__(self, right: Clock) -> None:
-        super().__init__()
-        self._right = right
-
-    def __call__(self) -> float:
-        """Return the time in seconds."""
-        return self._right() - 120
 
 
 async def test_a_clock_that_lags_is_told_once(fleet: FakeFleet) -> None:

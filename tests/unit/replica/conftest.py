@@ -1,5 +1,6 @@
 """A replica's inside without Ray: real registry, loader, cache and engine, small models."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from serve_app.registry.live import AsyncRegistry
 from serve_app.replica.service import PredictService
 from tests.support.checkpoints import STRUCTURES, CheckpointFolder
 from tests.support.fixtures import checkpoints, one_core
+from tests.unit.replica.batcher_bench import Bench
 
 __all__ = ["checkpoints", "one_core"]
 
@@ -58,3 +60,13 @@ async def replica(tmp_path: Path, checkpoints: CheckpointFolder) -> AsyncIterato
     await cache.aclose()
     await loader.aclose()
     streams.close()
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """A batcher's bench that is cleared after the test."""
+    bench = Bench()
+    yield bench
+    await bench.batcher.aclose()
+    await asyncio.to_thread(bench.streams.close)
+    assert bench.batcher.held_bytes == 0
