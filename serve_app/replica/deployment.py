@@ -80,22 +80,7 @@ class Detector:
         self._preparer = Preparer(worker.command(), store)
         self._following: asyncio.Task[None] | None = None
         self._routing = RoutingMeter(self._streams.count, self._preparer)
-        self._loader = Loader(
-            self._registry.current_spec,
-            {folder.SOURCE: FolderSource(), official.SOURCE: UltralyticsSource(args.cache_dir)},
-            create_engines(
-                self._device,
-                threads=cores,
-                streams=self._streams.count,
-                precision=args.precision,
-                cpu_engine=args.cpu_engine,
-                store=store,
-                parked_bytes=args.parked_bytes,
-            ),
-            self._streams,
-            loader_threads=args.max_concurrent_loads,
-            opened_plainly=self._preparer.opened,
-        )
+        self._loader = self._make_loader(args, cores, store)
         self._bridge = MultiplexBridge(self, ModelSlot)
         self._metrics = Metrics()
         self._config = DetectorConfig()
@@ -280,6 +265,25 @@ class Detector:
         await self._cache.aclose()
         await self._loader.aclose()
         await asyncio.to_thread(self._streams.close)
+
+    def _make_loader(self, args: AppArgs, cores: int, store: ArtifactStore) -> Loader:
+        """Bring sources, engines and streams together."""
+        return Loader(
+            self._registry.current_spec,
+            {folder.SOURCE: FolderSource(), official.SOURCE: UltralyticsSource(args.cache_dir)},
+            create_engines(
+                self._device,
+                threads=cores,
+                streams=self._streams.count,
+                precision=args.precision,
+                cpu_engine=args.cpu_engine,
+                store=store,
+                parked_bytes=args.parked_bytes,
+            ),
+            self._streams,
+            loader_threads=args.max_concurrent_loads,
+            opened_plainly=self._preparer.opened,
+        )
 
     async def _preload(self, keys: tuple[ModelKey, ...]) -> None:
         """Load `keys`, after the pins; one that cannot be loaded is reported and harms no other."""

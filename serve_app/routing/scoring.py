@@ -36,7 +36,7 @@ class RoutingConfig:
     load_s: float = 0.3
     fetch_factor: float = 4.0
     parked_factor: float = 0.1
-    evict_factor: float = 0.5
+    evict_factor: float = 4.0
     away_factor: float = 0.4
     places: int = 2
     further_places: int = 3

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from serve_app.errors import ERRORS
+from serve_app.errors import ERRORS, DeviceFailedError, ReplicaFailingError
 from tests.integration.server import Server, wait_until
 
 
@@ -174,6 +174,11 @@ def test_the_header_of_multiplexing_names_a_model(server: Server) -> None:
 
 
 def test_every_code_of_the_contract_is_provoked_here() -> None:
-    """A new error needs a test of its own."""
+    """A new error needs a test of its own; no client can make a device or a replica fail."""
     source = Path(__file__).read_text()
-    assert [code for code in ERRORS if f'"{code}"' not in source] == []
+    replicas = Path(__file__).parents[1] / "unit/ingress/test_serve_backend.py"
+    assert {code for code in ERRORS if f'"{code}"' not in source} == {
+        DeviceFailedError.code,
+        ReplicaFailingError.code,
+    }
+    assert all(name in replicas.read_text() for name in ("DeviceFailedError", "ReplicaFailing"))

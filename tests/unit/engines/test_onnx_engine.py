@@ -43,15 +43,15 @@ def edited(exported: Path, tmp_path: Path) -> Callable[[dict[str, str | None]], 
 
 
 def test_footprint_is_measured(exported: Path, bus: ImageArray) -> None:
-    """At least the file; no more than a plausible multiple of it."""
+    """Within what is plausible; memory that others freed before may serve a part of it."""
     engine = OnnxEngine()
     estimate = engine.verify(exported)
+    assert estimate.own_bytes >= exported.stat().st_size
 
     model = engine.open(exported)
     model.warm_up()
 
-    size = exported.stat().st_size
-    assert size <= model.footprint.own_bytes <= 2 * estimate.own_bytes
+    assert 1 / 2 <= model.footprint.own_bytes / estimate.own_bytes <= 2
     assert model.footprint.shared == {}
     assert len(answer(model, bus, PredictParams(conf=0.01)).class_id) > 0
     model.close()
