@@ -314,7 +314,8 @@ def report(plan: Plan, outcome: Outcome) -> str:
         f"queue. A replica has room for {room:.0f} MB of models: the working set is "
         f"{held / room:.1f} times that. `min_replicas: 0`, a window of {plan.window_s:g} s, delays "
         f"of 2 s (up) and {plan.down_s:g} s (down), `settle_s: {plan.settle_s:g}`; a node goes "
-        "after 5 s without work.",
+        "after 5 s without work. Nodes are as the dashboard tells them, which learns of new ones "
+        "late.",
     )
     steps = table(["step", "s"], ((name, f"{seconds:.1f}") for name, seconds in outcome.steps))
     misses = table(
