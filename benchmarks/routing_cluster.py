@@ -8,8 +8,6 @@ request finds its model in memory, after a warm phase that the trace begins with
 import argparse
 import json
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,14 +18,13 @@ from typing import Any
 import httpx
 import uvloop
 
-from benchmarks.faults.__main__ import end, environment
 from benchmarks.faults.nodes import DETECTORS, START_LIMIT_S, App, Nodes, wait_until
 from benchmarks.fleet import make_fleet, model_name
 from benchmarks.load import Generator, Target
 from benchmarks.records import Run, percentile
 from benchmarks.serving import free_port
+from benchmarks.session import in_session
 from benchmarks.workloads import Workload, closed_loop
-from serve_app import tuning
 
 ROOT = Path(__file__).parents[1]
 WORK = Path("~/.cache/serve_app/routing")
@@ -165,31 +162,6 @@ def measure(made: Stage, router: str, requests: int = REQUESTS) -> Outcome:
     )
 
 
-def in_session(command: Sequence[str], log: Path) -> None:
-    """Run a command with the environment of a cluster, and end all that it leaves.
-
-    Raises:
-        RuntimeError: it failed, with the end of what it wrote
-    """
-    folder = tuning.make_folder()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment(os.environ, folder),
-            start_new_session=True,
-            cwd=ROOT,
-        )
-    try:
-        status = process.wait(LIMIT_S)
-    finally:
-        end(process)
-        shutil.rmtree(folder, ignore_errors=True)
-    if status:
-        raise RuntimeError(f"{' '.join(command)} failed: {log.read_text()[-3000:]}")
-
-
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return the outcomes as Markdown."""
     head = "| router | requests | found in memory | p50, ms | p99, ms | copies at the end |"
@@ -220,7 +192,9 @@ def main(arguments: list[str]) -> int:
         out = work / f"{router}.json"
         again = ["--only", router, "--held", str(given.held), "--work", str(work)]
         again += ["--here", str(out)]
-        in_session([sys.executable, "-m", "benchmarks.routing_cluster", *again], work / "log")
+        in_session(
+            [sys.executable, "-m", "benchmarks.routing_cluster", *again], work / "log", LIMIT_S
+        )
         outcomes.append(Outcome(**json.loads(out.read_text())))
     print(table(outcomes))
     return 0

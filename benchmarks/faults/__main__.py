@@ -5,21 +5,16 @@ Each fault has a Ray cluster of its own, in a session that is ended whatever hap
 
 import argparse
 import json
-import os
-import secrets
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.report import compose
 from benchmarks.faults.strikes import FAULTS, RATE
 from benchmarks.machine import describe
-from benchmarks.processes import family
-from serve_app import tuning
+from benchmarks.session import in_session
 
 ROOT = Path(__file__).parents[2]
 WORK = Path("~/.cache/serve_app/faults")
@@ -48,51 +43,15 @@ def main(arguments: list[str]) -> int:
 
 def play(name: str, work: Path) -> None:
     """Play one fault in a process of its own and save what came of it."""
-    folder = tuning.make_folder()
-    log = work / f"{name}.log"
     result = work / f"{name}.json"
     result.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.faults.play", name]
     command += ["--work", str(work), "--out", str(result)]
     print(f"{time.strftime('%H:%M:%S')} {name}: {FAULTS[name].what}", flush=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment(os.environ, folder),
-            start_new_session=True,
-            cwd=ROOT,
-        )
     try:
-        process.wait(LIMIT_S)
-    finally:
-        end(process)
-        shutil.rmtree(folder, ignore_errors=True)
-    if not result.exists():
-        raise SystemExit(f"{name} was not played to its end: {log.read_text()[-3000:]}")
-
-
-def environment(user: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Return the environment of a cluster's processes: as `python -m serve_app` sets it."""
-    front = tuning.Front("127.0.0.1", tls=False, runs=tuning.haproxy_runs(user))
-    tuned = tuning.environment(user, front, folder, tuning.port_picker(taken=()))
-    return {
-        **user,
-        **tuned,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a session that a process leads."""
-    left = family(process.pid)
-    for member in left:
-        if member.is_running():
-            member.kill()
-    process.wait(10.0)
+        in_session(command, work / f"{name}.log", LIMIT_S)
+    except RuntimeError as error:
+        raise SystemExit(f"{name} was not played to its end: {error}") from None
 
 
 def known(work: Path) -> list[Outcome]:

@@ -192,6 +192,7 @@ class Detector:
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """Say what routers should know; Ray asks every half second and passes changes on."""
+        await self._routing.refresh()
         return self._routing.stats(
             budget_bytes=self._cache.budget_bytes,
             used_bytes=self._cache.used_bytes,

@@ -1,5 +1,6 @@
 """What a replica measures for the routers, as it answers; see serve_app.routing.stats."""
 
+import asyncio
 import math
 import time
 from collections import deque
@@ -66,6 +67,14 @@ class RoutingMeter:
             if self._filter is None or key in self._filter:
                 self._load_s = _mean(self._load_s, result.load_ms / 1000)
 
+    async def refresh(self) -> None:
+        """Learn what has been prepared since, now and then; in a thread, as it takes a while."""
+        now, settled = self._clock(), self._prepared.settled
+        if settled != self._filter_of and now - self._filter_at >= _FILTER_S:
+            keys = self._prepared.prepared()
+            self._filter = None if keys is None else await asyncio.to_thread(_filter_of, keys)
+            self._filter_of, self._filter_at = settled, now
+
     def stats(
         self,
         *,
@@ -99,7 +108,7 @@ class RoutingMeter:
             load_s=rounded(self._load_s),
             loading=frozenset(advertised - resident.keys()),
             parked=frozenset(left[-MAX_PARKED:]),
-            prepared=self._prepared_ids(),
+            prepared=self._filter,
             busy=hottest({key: work / _WINDOW_S for key, work in self._work_s.items()}),
         )
 
@@ -125,14 +134,6 @@ class RoutingMeter:
         faded = {key: work * fading for key, work in self._work_s.items()}
         self._work_s = {key: work for key, work in faded.items() if work > _FORGOTTEN_S}
 
-    def _prepared_ids(self) -> IdFilter | None:
-        now, settled = self._clock(), self._prepared.settled
-        if settled != self._filter_of and now - self._filter_at >= _FILTER_S:
-            keys = self._prepared.prepared()
-            self._filter = None if keys is None else IdFilter.of([str(key) for key in keys])
-            self._filter_of, self._filter_at = settled, now
-        return self._filter
-
 
 def _room_bytes(
     budget_bytes: int, used_bytes: int, max_models: int | None, models: Sequence[ResidentModel]
@@ -144,6 +145,10 @@ def _room_bytes(
     # only, more room than there is costs it the answer.
     movable = sum(model.bytes for model in models if not model.pinned)
     return rounded_free_bytes(budget_bytes, used_bytes - movable)
+
+
+def _filter_of(keys: Collection[ModelKey]) -> IdFilter:
+    return IdFilter.of([str(key) for key in keys])
 
 
 def _mean(before: float, value: float) -> float:

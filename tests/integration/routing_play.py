@@ -1,6 +1,6 @@
 """Three nodes from start to end, for test_routing.py: `python -m tests.integration.routing_play`.
 
-It runs in a session and an environment of its own: see benchmarks.routing_cluster.in_session.
+It runs in a session and an environment of its own: see benchmarks.session.in_session.
 """
 
 import argparse

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.routing_cluster import MODELS, WARM, Outcome, in_session
+from benchmarks.routing_cluster import LIMIT_S, MODELS, WARM, Outcome
+from benchmarks.session import in_session
 from tests.integration.routing_play import REQUESTS
 
 
@@ -16,7 +17,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What was seen on a fleet whose budgets hold all models together, and none of them alone."""
     work = tmp_path_factory.mktemp("routing")
     command = [sys.executable, "-m", "tests.integration.routing_play", "--work", str(work)]
-    in_session([*command, "--out", str(work / "out.json")], work / "log")
+    in_session([*command, "--out", str(work / "out.json")], work / "log", LIMIT_S)
     seen: dict[str, Any] = json.loads(Path(work / "out.json").read_text())
     return seen
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.faults.__main__ import environment, known
+from benchmarks.faults.__main__ import known
 from benchmarks.faults.nodes import App, StageError, wait_until
 from benchmarks.faults.outcome import Outcome, judge
 from benchmarks.faults.report import compose
@@ -15,6 +15,7 @@ from benchmarks.faults.strikes import code_of
 from benchmarks.faults.watch import Held, Look, read_replicas
 from benchmarks.machine import describe
 from benchmarks.records import Record, Run
+from benchmarks.session import environment
 from serve_app.settings import AppArgs, DetectorConfig
 
 

@@ -106,11 +106,11 @@ def test_a_batch_is_charged_once(clock: Clock) -> None:
     assert told(together).request_s == pytest.approx(told(alone).request_s / 4, rel=0.2)
 
 
-def test_a_load_counts_once_however_many_waited(clock: Clock) -> None:
+async def test_a_load_counts_once_however_many_waited(clock: Clock) -> None:
     """And only where it came from prepared weights."""
     prepared = Prepared(A)
     meter = RoutingMeter(1, prepared, clock)
-    told(meter)
+    await meter.refresh()
     meter.answered(answer(A, 1.0, load_ms=100.0))
     for _ in range(50):
         meter.answered(answer(A, 1.0, load_ms=300.0))
@@ -163,30 +163,34 @@ def test_what_pins_leave(clock: Clock, max_models: int | None, room_bytes: int) 
     assert "m299@1" in stats.parked, "the last used"
 
 
-def test_what_is_prepared_is_told_now_and_then(clock: Clock) -> None:
+async def test_what_is_prepared_is_told_now_and_then(clock: Clock) -> None:
     """A filter of 10,000 ids is not made for each of them."""
     prepared = Prepared(A)
     meter = RoutingMeter(1, prepared, clock)
+    await meter.refresh()
     first = told(meter).prepared
     assert first is not None
     assert "a@1" in first
     assert "b@1" not in first
     prepared.keys, prepared.settled = frozenset({A, B}), 2
+    await meter.refresh()
     assert told(meter).prepared is first
     clock.now += 5.0
+    await meter.refresh()
     later = told(meter).prepared
     assert later is not None
     assert "b@1" in later
     clock.now += 5.0
-    told(meter)
+    await meter.refresh()
     assert prepared.asked == 2  # nothing new
 
 
-def test_where_nothing_is_ever_prepared_nothing_is_told(clock: Clock) -> None:
+async def test_where_nothing_is_ever_prepared_nothing_is_told(clock: Clock) -> None:
     """Then all replicas are alike, and every load counts."""
     prepared = Prepared()
     prepared.keys = None
     meter = RoutingMeter(1, prepared, clock)
+    await meter.refresh()
     assert told(meter).prepared is None
     meter.answered(answer(A, 1.0, load_ms=200.0))
     assert told(meter).load_s == 0.2
