@@ -34,6 +34,17 @@ def release_free_memory() -> None:
         trim(0)
 
 
+def plausible_growth(resident_before: int, estimate: int) -> int:
+    """Return the bytes that the process grew by, as far as that can be one model's doing.
+
+    Other threads grow the process too, and memory that they freed may serve a part of the model:
+    what is less than half the estimate or more than twice it counts as just that.
+    """
+    release_free_memory()
+    growth = resident_bytes() - resident_before
+    return min(max(growth, estimate // 2), 2 * estimate)
+
+
 class ActivationPeak(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes that operators' results hold at once; also works on the meta device.
 

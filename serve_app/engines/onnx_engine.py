@@ -13,7 +13,7 @@ from serve_app.engines.backed_model import BackedModel
 from serve_app.engines.base import Description
 from serve_app.engines.files import KnownFiles
 from serve_app.engines.guard import is_blameless
-from serve_app.engines.memory import release_free_memory, resident_bytes
+from serve_app.engines.memory import plausible_growth, release_free_memory, resident_bytes
 from serve_app.engines.onnx_graph import inspect_graph
 from serve_app.engines.onnx_metadata import read_metadata
 from serve_app.errors import ModelBrokenError
@@ -134,17 +134,13 @@ class OnnxModel(BackedModel):
 
     @property
     def footprint(self) -> Footprint:
-        """What the process grew by, at least its weights and at most a plausible multiple."""
+        """What the process grew by, within what is plausible; an estimate until it was warm."""
         return Footprint(self._nbytes)
 
     def warm_up(self) -> None:
         """Run it at its own input size, and time batches (stream)."""
         predictors.run_once(self._backend)
-        release_free_memory()
-        growth = resident_bytes() - self._resident_before
-        # Other threads grow the process too, or shrink it: this counts only as far as is plausible.
-        least = int((self._estimate - _SESSION_BYTES) / _WEIGHT_FACTOR)
-        self._nbytes = min(max(growth, least), 2 * self._estimate)
+        self._nbytes = plausible_growth(self._resident_before, self._estimate)
         self._profile = predictors.time_batches(self._backend)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from serve_app.engines import predictors
 from serve_app.engines.backed_model import BackedModel
 from serve_app.engines.base import Description
-from serve_app.engines.memory import release_free_memory, resident_bytes
+from serve_app.engines.memory import plausible_growth, release_free_memory
 from serve_app.errors import ModelBrokenError
 from serve_app.types import Footprint
 
@@ -68,10 +68,7 @@ class OpenVinoModel(BackedModel):
         """Run it at its own input size, and time batches (stream)."""
         predictors.run_once(self._backend)
         self._profile = predictors.time_batches(self._backend)
-        release_free_memory()
-        growth = resident_bytes() - self._resident_before
-        # Other threads grow the process too, or shrink it: this counts only as far as is plausible.
-        self._nbytes = min(max(growth, self._estimate // 2), 2 * self._estimate)
+        self._nbytes = plausible_growth(self._resident_before, self._estimate)
 
     def close(self) -> None:
         """Give the memory back; the model must not be used afterwards (any thread)."""
