@@ -36,7 +36,7 @@ from serve_app.registry import folder, official
 from serve_app.registry.catalog import Registry
 from serve_app.registry.live import AsyncRegistry
 from serve_app.replica.autoscaling_stats import AutoscalingStats
-from serve_app.replica.configuration import Preloads, understand
+from serve_app.replica.configuration import Preloads, ReplicaConfig, understand
 from serve_app.replica.health import Health
 from serve_app.replica.multiplex import MultiplexBridge
 from serve_app.replica.observer import ReplicaObserver
@@ -225,24 +225,10 @@ class Detector:
             logger.error("user_config refused, the one in force stays: %s", error)
             self._config_error = str(error)
             return
-        config = self._config = wanted.config
-        self._config_error = None
-        for problem in wanted.problems:
-            self._complain(problem)
-        self._scaling.configure(config.working_set_window_s)
-        self._share = wanted.share
-        self._holder.configure(wanted.pinned, map(str, wanted.pins))
-        self._limits = replace(
-            self._limits, budget_bytes=wanted.budget_bytes, max_models=config.max_models
-        )
-        self._cache.reconfigure(self._limits, POLICIES[config.eviction_policy]())
-        if self._following is None:
-            self._following = asyncio.create_task(follow(self._registry, self._preparer))
-        if self._preloading is not None:
-            self._preloading.cancel()
-        self._preloading = asyncio.create_task(self._preload(self._preloads.take(wanted)))
+        self._apply(wanted)
+        preloading = self._restart_preloads(wanted)
         if not self._configured:
-            await self._preloading
+            await preloading
         self._configured = True
 
     async def check_health(self) -> None:
@@ -285,6 +271,29 @@ class Detector:
             loader_threads=args.max_concurrent_loads,
             opened_plainly=self._preparer.opened,
         )
+
+    def _apply(self, wanted: ReplicaConfig) -> None:
+        """Put a configuration in force, but for its preloads."""
+        config = self._config = wanted.config
+        self._config_error = None
+        for problem in wanted.problems:
+            self._complain(problem)
+        self._scaling.configure(config.working_set_window_s)
+        self._share = wanted.share
+        self._holder.configure(wanted.pinned, map(str, wanted.pins))
+        self._limits = replace(
+            self._limits, budget_bytes=wanted.budget_bytes, max_models=config.max_models
+        )
+        self._cache.reconfigure(self._limits, POLICIES[config.eviction_policy]())
+        if self._following is None:
+            self._following = asyncio.create_task(follow(self._registry, self._preparer))
+
+    def _restart_preloads(self, wanted: ReplicaConfig) -> asyncio.Task[None]:
+        """Begin with what is to be preloaded now; what was in progress ends."""
+        if self._preloading is not None:
+            self._preloading.cancel()
+        self._preloading = asyncio.create_task(self._preload(self._preloads.take(wanted)))
+        return self._preloading
 
     async def _preload(self, keys: tuple[ModelKey, ...]) -> None:
         """Load `keys`, after the pins; one that cannot be loaded is reported and harms no other."""
