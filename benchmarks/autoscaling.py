@@ -8,81 +8,37 @@ of starting processes here, not of machines in a cloud.
 
 import argparse
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
 
+from benchmarks.autoscaling_parts import Misses, Outcome, Plan, Traffic, ask, name_of
+from benchmarks.autoscaling_report import report
 from benchmarks.fake_cluster import HOST, FakeCluster, wait_until
 from benchmarks.machine import describe
 from benchmarks.processes import family
-from benchmarks.report import table
 from benchmarks.serving import free_port
 
 ROOT = Path(__file__).parents[1]
 MODEL = "codes-n"
 MODEL_BYTES, GRAPH_BYTES = 5_165_506, 17_203_200  # what it holds on a CPU, with two streams
-PICTURE = ROOT / "demo/samples/codes-1.jpg"
 _STOP_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A repository of copies of one model, and how many a replica's budget holds."""
-
-    models: int = 13
-    room: float = 6.5
-    max_replicas: int = 4
-    clients: int = 1
-    window_s: float = 10.0
-    measure_s: float = 15.0
-    settle_s: float = 5.0
-    down_s: float = 5.0
-    timeout_s: float = 90.0
-
-
-@dataclass(frozen=True, slots=True)
-class Misses:
-    """Answered requests of a while, those that had to wait for their model's load, and failures."""
-
-    requests: int
-    cold: int
-    failed: int
-
-    @property
-    def per_100(self) -> float:
-        """Misses per 100 requests."""
-        return 100 * self.cold / max(1, self.requests)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a run showed; times in seconds."""
-
-    steps: list[tuple[str, float]] = field(default_factory=list)
-    before: Misses = Misses(0, 0, 0)
-    after: Misses = Misses(0, 0, 0)
-    replicas: int = 0
-    workers: int = 0
 
 
 def make_repository(folder: Path, models: int) -> Path:
     """Fill `folder` with copies of one model under different names."""
     for number in range(models):
-        shutil.copytree(ROOT / "models" / MODEL, folder / f"m{number:02}")
+        shutil.copytree(ROOT / "models" / MODEL, folder / name_of(number))
     return folder
 
 
@@ -110,63 +66,16 @@ def make_config(plan: Plan, repository: Path, cache: Path, port: int) -> dict[st
     detector["user_config"] = {
         "memory_budget": GRAPH_BYTES + int(plan.room * MODEL_BYTES),
         "working_set_window_s": plan.window_s,
+        "spare_copies_after_s": plan.spare_s,
+    }
+    (ingress,) = (one for one in application["deployments"] if one["name"] == "Ingress")
+    ingress["autoscaling_config"] |= {
+        "max_replicas": 2,
+        "target_ongoing_requests": plan.ingress_target,
+        "upscale_delay_s": 2,
+        "downscale_delay_s": plan.down_s,
     }
     return config
-
-
-class Traffic:
-    """A closed loop: each client asks for some model, waits for the answer, asks for another."""
-
-    def __init__(self, url: str, models: int, clients: int) -> None:
-        """Ask with `clients` threads, each model as often as any other."""
-        self._url = url
-        self._models = models
-        self._ended = threading.Event()
-        self._answers: list[tuple[float, bool, int]] = []  # when, cold, status
-        self._threads = [
-            threading.Thread(target=self._run, args=(seed,), daemon=True) for seed in range(clients)
-        ]
-
-    def __enter__(self) -> "Traffic":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-
-    def misses(self, since: float, until: float) -> Misses:
-        """Count what was answered between two times of time.monotonic()."""
-        found = [answer for answer in list(self._answers) if since <= answer[0] < until]
-        good = [cold for _, cold, status in found if status == 200]
-        return Misses(len(good), sum(good), len(found) - len(good))
-
-    def lately(self, seconds: float) -> Misses:
-        """Count the last seconds."""
-        now = time.monotonic()
-        return self.misses(now - seconds, now)
-
-    def _run(self, seed: int) -> None:
-        chance = random.Random(seed)  # noqa: S311 - no secret
-        with httpx.Client(base_url=self._url, timeout=90.0) as client:
-            while not self._ended.is_set():
-                cold, status = ask(client, f"m{chance.randrange(self._models):02}")
-                self._answers.append((time.monotonic(), cold, status))
-
-
-def ask(client: httpx.Client, model: str) -> tuple[bool, int]:
-    """Send one picture; return whether its model had to be loaded, and the status, 0 for none."""
-    try:
-        answer = client.post(
-            f"/v1/models/{model}/predict",
-            content=PICTURE.read_bytes(),
-            headers={"content-type": "image/jpeg"},
-        )
-    except httpx.HTTPError:
-        return False, 0
-    return answer.headers.get("x-model-cold-start") == "true", answer.status_code
 
 
 class Application:
@@ -243,6 +152,8 @@ def run(plan: Plan, cluster: FakeCluster, application: Application) -> Outcome:
     with Traffic(application.url, plan.models, plan.clients) as traffic:
         grow(plan, cluster, application, traffic, outcome)
         calm(plan, cluster, application, traffic, outcome)
+    shrink(plan, application, outcome)
+    scale_ingress(plan, cluster, application, outcome)
     leave(plan, cluster, application, outcome)
     outcome.steps.append(("first request after that answered", wake(application)))
     return outcome
@@ -290,6 +201,47 @@ def calm(
     outcome.replicas, outcome.workers = application.replicas(), cluster.workers()
 
 
+def shrink(plan: Plan, application: Application, outcome: Outcome) -> None:
+    """Ask for a few models only, with another one pinned, and see what is left of the fleet."""
+    pinned, begun = name_of(0), time.monotonic()
+    with (
+        httpx.Client(base_url=application.url, timeout=90.0) as client,
+        Traffic(application.url, plan.hot, plan.clients, first=1) as traffic,
+    ):
+        client.post(f"/v1/models/{pinned}/pin").raise_for_status()
+        for left in range(outcome.replicas - 1, 0, -1):
+            there = f"{left} left"
+            wait_until(lambda: application.replicas() <= left, plan.timeout_s, there, 0.2)  # noqa: B023
+            outcome.steps.append((f"few models are asked for: {there}", time.monotonic() - begun))
+        time.sleep(plan.settle_s)
+        cold, status = ask(client, pinned)
+        good = status == 200
+        outcome.pinned = Misses(int(good), int(good and cold), int(not good))
+        client.post(f"/v1/models/{pinned}/unpin").raise_for_status()
+    outcome.shrinking = traffic.all_misses
+
+
+def scale_ingress(
+    plan: Plan, cluster: FakeCluster, application: Application, outcome: Outcome
+) -> None:
+    """Have many requests at the same time, then few; detectors have enough of one."""
+
+    def there_are(count: int) -> bool:
+        return cluster.replicas("Ingress") == count
+
+    with Traffic(application.url, plan.hot, 1, first=1) as few:
+        begun = time.monotonic()
+        with Traffic(application.url, plan.hot, plan.ingress_clients, first=1) as many:
+            wait_until(lambda: there_are(2), plan.timeout_s, "a second ingress", 0.2)
+            outcome.steps.append(("many requests: second ingress there", time.monotonic() - begun))
+            time.sleep(plan.settle_s)
+        begun = time.monotonic()
+        wait_until(lambda: there_are(1), plan.timeout_s, "one ingress", 0.2)
+        outcome.steps.append(("few requests: one ingress left", time.monotonic() - begun))
+        time.sleep(plan.settle_s)
+    outcome.many = many.all_misses + few.all_misses
+
+
 def wake(application: Application) -> float:
     """Ask for a model while there is no replica; return the seconds until the answer."""
     started = time.monotonic()
@@ -300,52 +252,18 @@ def wake(application: Application) -> float:
     return time.monotonic() - started
 
 
-def report(plan: Plan, outcome: Outcome) -> str:
-    """Return what was measured as Markdown."""
-    machine = describe()
-    held = plan.models * MODEL_BYTES / 1e6
-    room = plan.room * MODEL_BYTES / 1e6
-    text = (
-        "Written by `python -m benchmarks.autoscaling docs/benchmarks/autoscaling.md`: Ray's own "
-        "autoscaler over its fake multi-node provider and real detectors, all of them and the "
-        f"client on the {machine.cores} cores of one machine ({machine.cpu}, {machine.date[:10]}).",
-        f"{plan.models} models of {MODEL_BYTES / 1e6:.1f} MB ({held:.0f} MB), each as often asked "
-        "for as any other, in a closed loop of one request after the other, so there is never a "
-        f"queue. A replica has room for {room:.0f} MB of models: the working set is "
-        f"{held / room:.1f} times that. `min_replicas: 0`, a window of {plan.window_s:g} s, delays "
-        f"of 2 s (up) and {plan.down_s:g} s (down), `settle_s: {plan.settle_s:g}`; a node goes "
-        "after 5 s without work. Nodes are as the dashboard tells them, which learns of new ones "
-        "late.",
-    )
-    steps = table(["step", "s"], ((name, f"{seconds:.1f}") for name, seconds in outcome.steps))
-    misses = table(
-        ["", "requests", "misses per 100", "failed"],
-        [
-            _row("one replica", outcome.before),
-            _row(f"{outcome.replicas} replicas on {outcome.workers} nodes", outcome.after),
-        ],
-    )
-    paragraphs = [line for part in text for line in (*textwrap.wrap(part, 100), "")]
-    lines = ["# Autoscaling by working set", "", *paragraphs, *steps, *misses]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _row(name: str, misses: Misses) -> list[str]:
-    return [name, str(misses.requests), f"{misses.per_100:.1f}", str(misses.failed)]
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run it; return the exit status."""
     parser = argparse.ArgumentParser(prog="benchmarks.autoscaling", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, help="where to write the tables")
     file = parser.parse_args(arguments).file
-    plan = Plan()
+    plan = Plan(down_s=10.0, spare_s=3.0)
     with (
         tempfile.TemporaryDirectory(prefix="as-") as folder,
         deployed(plan, Path(folder)) as (cluster, application),
     ):
         outcome = run(plan, cluster, application)
-    text = report(plan, outcome)
+    text = report(plan, outcome, describe(), MODEL_BYTES)
     print(text)
     if file is not None:
         file.write_text(text)

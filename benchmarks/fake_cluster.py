@@ -153,6 +153,20 @@ class FakeCluster:
         nodes = answer.json()["data"]["summary"]
         return len([node for node in nodes if node["raylet"].get("state") == "ALIVE"]) - 1
 
+    def replicas(self, deployment: str) -> int:
+        """Return how many replicas of a deployment run, of all applications."""
+        answer = httpx.get(
+            f"{self._dashboard}/api/serve/applications/",
+            headers={"authorization": f"Bearer {self._token}"},
+            timeout=10.0,
+        )
+        answer.raise_for_status()
+        return sum(
+            replica["state"] == "RUNNING"
+            for application in answer.json()["applications"].values()
+            for replica in application["deployments"].get(deployment, {}).get("replicas", ())
+        )
+
     def _is_up(self) -> bool:
         if self._process.poll() is not None:
             raise RuntimeError(f"ray start ended: {self._log.read_text()[-2000:]}")

@@ -144,9 +144,8 @@ class Generator:
         response = await self._client.ask(self._messages[model], self._timeout_s)
         if response.status != OK and len(self._errors) < self._kept_errors:
             self._errors.append(f"{response.status} {response.body[:300].decode(errors='replace')}")
-        self._records.append(
-            Record(model, scheduled_s, sent, self._now(), response.status, cold_start(response))
-        )
+        said = cold_start(response), retry_after_s(response)
+        self._records.append(Record(model, scheduled_s, sent, self._now(), response.status, *said))
 
     async def _probe(self, probe: Probe) -> None:
         message = self._client.message("GET", probe.path)
@@ -166,6 +165,16 @@ def cold_start(response: Response) -> bool | None:
     """Return what an answer says of its model, None where it says nothing."""
     said = response.headers.get("x-model-cold-start")
     return None if said is None else said.lower() == "true"
+
+
+def retry_after_s(response: Response) -> float | None:
+    """Return for how many seconds an answer asks its client to stay away, None where it does not.
+
+    Raises:
+        ValueError: it says a date, which no server here does
+    """
+    said = response.headers.get("retry-after")
+    return None if said is None else float(said)
 
 
 def read_job(plain: Mapping[str, Any]) -> tuple[Trace, Target, Probe | None]:

@@ -1,15 +1,14 @@
 """What /proc says of processes: memory, descendants, time on the cores."""
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
+
+from benchmarks.repeat import Repeater
 
 _FIELDS = {"Rss:": "rss", "Pss:": "pss", "Private_Clean:": "clean", "Private_Dirty:": "dirty"}
 
@@ -109,37 +108,15 @@ def wait_until_idle(
     return time.monotonic() - start
 
 
-class Sampler:
+class Sampler(Repeater):
     """Reads one process's memory again and again, in a thread, while a `with` block runs."""
 
     def __init__(self, pid: int, interval_s: float = 1.0) -> None:
         """Sample process `pid` every `interval_s`."""
+        super().__init__("memory-sampler", interval_s)
         self._pid = pid
-        self._interval_s = interval_s
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
         self.samples: list[Sample] = []
 
-    def __enter__(self) -> Self:
-        self._start = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._sample()
-
-    def _run(self) -> None:
-        while True:
-            self._sample()
-            if self._ended.wait(self._interval_s):
-                return
-
-    def _sample(self) -> None:
-        self.samples.append(Sample(time.monotonic() - self._start, memory_of(self._pid)))
+    def once(self) -> None:
+        """Take a sample."""
+        self.samples.append(Sample(self.elapsed_s, memory_of(self._pid)))

@@ -17,6 +17,7 @@ class Record:
     scheduled_s: when it was due (open loop), when it was sent (closed loop)
     status: of the answer; 0 when there was none in time
     cold: what `X-Model-Cold-Start` said, None where there was no such header
+    retry_after_s: what `Retry-After` said, None where there was no such header
     """
 
     model: int
@@ -25,6 +26,7 @@ class Record:
     done_s: float
     status: int
     cold: bool | None = None
+    retry_after_s: float | None = None
 
     @property
     def latency_s(self) -> float:
@@ -101,7 +103,8 @@ class Run:
         """Return it as plain values."""
         plain = asdict(self)
         plain["records"] = [
-            [r.model, r.scheduled_s, r.sent_s, r.done_s, r.status, r.cold] for r in self.records
+            [r.model, r.scheduled_s, r.sent_s, r.done_s, r.status, r.cold, r.retry_after_s]
+            for r in self.records
         ]
         return plain
 

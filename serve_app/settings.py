@@ -214,7 +214,12 @@ class AppArgs(_Settings):
         le=3600,
         description="Longest time for one request; also the cap of a client's own timeout_s.",
     )
-
+    max_wait_s: float | None = Field(
+        default=3.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Refuse predictions (503) while those in progress take longer; null: never.",
+    )
     stuck_after_s: float = Field(
         default=30.0,
         gt=0,

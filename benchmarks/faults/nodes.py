@@ -35,6 +35,8 @@ class App:
 
     budget_bytes: of each detector
     args: further `args` of the application
+    import_path: of what builds it
+    ingresses: replicas of the ingress
     """
 
     repository: Path
@@ -42,17 +44,23 @@ class App:
     port: int
     budget_bytes: int
     args: Json = field(default_factory=dict)
+    import_path: str = "serve_app.app:build"
+    ingresses: int = 1
 
     def config(self, **changed: object) -> Json:
         """Return the Serve config; `changed` are other `args` than before."""
-        ingress = {"num_cpus": 0, "resources": {_HEAD: 0.001}}
+        ingress = {
+            "name": "Ingress",
+            "num_replicas": self.ingresses,
+            "ray_actor_options": {"num_cpus": 0, "resources": {_HEAD: 0.001}},
+        }
         return {
             "proxy_location": "HeadOnly",
             "http_options": {"host": "127.0.0.1", "port": self.port},
             "applications": [
                 {
                     "name": "yolo",
-                    "import_path": "serve_app.app:build",
+                    "import_path": self.import_path,
                     "route_prefix": "/",
                     "args": {
                         "repository": str(self.repository),
@@ -67,7 +75,7 @@ class App:
                             "num_replicas": DETECTORS,
                             "user_config": {"memory_budget": self.budget_bytes},
                         },
-                        {"name": "Ingress", "ray_actor_options": ingress},
+                        ingress,
                     ],
                 }
             ],
@@ -150,11 +158,12 @@ class Nodes:
 
 def controller_pid() -> int | None:
     """Return the process of Serve's controller, None while there is none."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if "".join(process.cmdline()).startswith("ray::ServeController"):
-                return process.pid
-    return None
+    return next(iter(_processes("ray::ServeController")), None)
+
+
+def ingress_pids() -> frozenset[int]:
+    """Return the processes of the ingress' replicas."""
+    return frozenset(_processes("ray::ServeReplica:yolo:Ingress"))
 
 
 def kill(pid: int) -> None:
@@ -162,8 +171,23 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float, what: str) -> float:
-    """Poll `condition`; return the seconds until it was true.
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, its connections included."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def stop(pid: int) -> None:
+    """Stop one process with SIGSTOP: it stays, its connections stay open, it does nothing."""
+    os.kill(pid, signal.SIGSTOP)
+
+
+def wait_until(
+    condition: Callable[[], bool], limit_s: float, what: str, pause_s: float = 0.25
+) -> float:
+    """Poll `condition`, with pauses; return the seconds until it was true.
 
     Raises:
         StageError: it was not within `limit_s`
@@ -172,7 +196,7 @@ def wait_until(condition: Callable[[], bool], limit_s: float, what: str) -> floa
     while time.monotonic() - start < limit_s:
         if condition():
             return time.monotonic() - start
-        time.sleep(0.25)
+        time.sleep(pause_s)
     raise StageError(f"not within {limit_s:g} s: {what}")
 
 
@@ -181,3 +205,13 @@ def _kill_at_once(processes: list[psutil.Process]) -> None:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 act(process)
+
+
+def _processes(begins: str) -> list[int]:
+    """Return the descendants of this process whose command line begins so."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "".join(process.cmdline()).startswith(begins):
+                found.append(process.pid)
+    return found

@@ -46,6 +46,7 @@ def play_fault(name: str, work: Path) -> Outcome:
         port=free_port(),
         budget_bytes=BUDGET_BYTES,
         args={"threads": 1, "streams": 1},
+        **fault.app,
     )
     with Nodes(os.environ["RAY_AUTH_TOKEN"]) as nodes:
         nodes.deploy(app.config())
@@ -77,15 +78,16 @@ def _under_load(name: str, fault: Fault, stage: Stage) -> Outcome:
         started = time.monotonic()
         running: Future[Run] = pool.submit(lambda: uvloop.run(generator.run()))
         time.sleep(STRIKE_AT_S)
-        strike_at_s = time.monotonic() - started
         recovered_s = _strike(fault, stage)
         run = running.result()
+    stage.end_burst()
     return judge(
         run,
         stage.watch.looks[first_look:],
         stage.probed,
         stage.burst,
-        strike_at_s=strike_at_s,
+        strike_at_s=stage.struck_at - started,
+        spares_under_way=fault.spares_under_way,
         name=name,
         what=fault.what,
         front="HAProxy" if behind_haproxy(os.environ) else "Serve's own proxy",
@@ -96,11 +98,11 @@ def _under_load(name: str, fault: Fault, stage: Stage) -> Outcome:
 
 def _strike(fault: Fault, stage: Stage) -> float | None:
     """Make the fault; return the seconds until all was as before, None if it never was."""
-    struck = time.monotonic()
+    stage.struck_at = time.monotonic()  # a fault amid a burst is made a moment later
     over = fault.strike(stage)
-    while time.monotonic() - struck < RECOVERY_LIMIT_S:
+    while time.monotonic() - stage.struck_at < RECOVERY_LIMIT_S:
         if over():
-            return time.monotonic() - struck
+            return time.monotonic() - stage.struck_at
         time.sleep(0.1)
     stage.notes.append(f"not as before: {stage.watch.last.pids}, {stage.nodes.details()}")
     return None
@@ -113,6 +115,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(ROOT)  # so that Serve's processes find this package
     outcome = play_fault(given.fault, given.work)
     given.out.write_text(json.dumps(outcome.as_json()))
 

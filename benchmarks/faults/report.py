@@ -15,7 +15,8 @@ _HEADER = (
     "median before / since",
     "p99 before / since",
     "slowest",
-    "loads",
+    "over 1 s",
+    "loads before / since",
     "fullest replica",
 )
 _MOST_SHOWN = 10
@@ -49,6 +50,7 @@ def _head(outcomes: Sequence[Outcome], machine: Machine, rate: float) -> Iterato
     yield ""
     yield "*failed*: whatever was not answered with 200. *all back after*: from the fault until all"
     yield "three detectors answer, none of the lost among them. *before / since*: the fault, in ms."
+    yield "*over 1 s*: answers that took longer, and how long after the fault the last was sent."
     yield "*loads*: requests that found their model not loaded. *fullest replica*: the largest"
     yield "share of its budget that any replica ever held; over 100 % would be a failure."
     yield ""
@@ -64,9 +66,16 @@ def _row(outcome: Outcome) -> Sequence[str]:
         f"{1000 * outcome.p50_before_s:.0f} / {1000 * outcome.p50_s:.0f}",
         f"{1000 * outcome.p99_before_s:.0f} / {1000 * outcome.p99_s:.0f}",
         f"{outcome.worst_s:.2f} s",
-        str(outcome.cold),
+        _slow(outcome),
+        f"{outcome.cold_before} / {outcome.cold - outcome.cold_before}",
         f"{outcome.largest_share:.0%}",
     )
+
+
+def _slow(outcome: Outcome) -> str:
+    if outcome.slow_until_s is None:
+        return "0"
+    return f"{outcome.slow}, until {outcome.slow_until_s:.0f} s"
 
 
 def _details(outcome: Outcome) -> Iterator[str]:
@@ -75,6 +84,14 @@ def _details(outcome: Outcome) -> Iterator[str]:
     if outcome.probed:
         answers = ", ".join(f"{n} x {status}" for status, n in sorted(outcome.probed.items()))
         said.append(f"Requests for models in no memory: {answers}.")
+    if not outcome.spares_under_way:
+        later = f"{outcome.failed_later} of them sent after the end of the process"
+        if outcome.failed_until_s is not None:
+            later += f", the last {outcome.failed_until_s:.2f} s after it"
+        said.append(
+            f"{outcome.under_way} requests were under way to both, {outcome.failed} failed, "
+            f"{later}."
+        )
     if outcome.looks_failed:
         said.append(f"{outcome.looks_failed} of {outcome.looks} looks at /v1/replicas failed.")
     said += [f"Over budget: {found}." for found in outcome.over_budget[:_MOST_SHOWN]]
@@ -93,6 +110,16 @@ _ABOUT = {
     "are under way to it; Serve starts another on the same node.",
     "node": "raylet, agents and detector of the fullest node are killed together, amid the same "
     f"burst; {NEW_NODE_S:g} s later a new node joins, as from an autoscaler, and gets a detector.",
+    "hung": "the process of the detector that holds most is stopped amid the same burst: it is "
+    "there, its connections are open, and it answers nothing, as a machine that vanishes. Its "
+    "requests go elsewhere when it gives no sign of life (docs/failures.md); Serve's health check "
+    "replaces it.",
+    "stuck": "from then on no pass of the detector that holds most ends, in an engine that the "
+    "benchmark puts before the real one (`benchmarks/faults/stuck.py`). The replica lives, and "
+    "says that its engine is late: its requests go elsewhere. After `stuck_after_s`, 30 s by "
+    "default, it ends itself.",
+    "ingress": "amid a burst of as many requests to both. What it was working on breaks off, and "
+    "so does what HAProxy still sends its way in the next moment; only the client can ask again.",
     "controller": "Ray starts it again; it finds the replicas as they are.",
     "rollout": "`serve deploy` of other `args`: Serve replaces every replica of both "
     "deployments, detectors one at a time, each with an empty memory.",
@@ -102,6 +129,5 @@ _ABOUT = {
 
 
 def _limits() -> Iterator[str]:
-    yield "What this does not show: a machine that vanishes without closing its connections, which"
-    yield "only timeouts notice; the loss of the head node (docs/cluster.md) or of an ingress"
-    yield "replica, whose requests in progress nobody repeats."
+    yield "What this does not show: the loss of the head node (docs/cluster.md); a network that"
+    yield "loses some packets, or lets them through in one direction only."

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.faults.nodes import DETECTORS, App, Nodes, controller_pid, kill
+from benchmarks.faults.nodes import (
+    DETECTORS,
+    App,
+    Json,
+    Nodes,
+    controller_pid,
+    has_ended,
+    ingress_pids,
+    kill,
+    stop,
+    wait_until,
+)
+from benchmarks.faults.trigger import trigger
 from benchmarks.faults.watch import Held, Watch
 
 RATE = 20.0
@@ -24,6 +36,9 @@ FOLDER_GONE_S = 20.0
 BURST = 16
 """Requests that are under way to a detector as it dies."""
 _BURST_LEAD_S = 0.06
+_KILL_LIMIT_S = 10.0
+_PATIENCE_S = 65.0
+"""Of a client: longer than the application takes to say that it is too late."""
 _PROBE_S = 0.5
 
 Over = Callable[[], bool]
@@ -35,6 +50,7 @@ class Stage:
 
     probed: (seconds since the start, status) of requests for models that cannot be loaded meanwhile
     burst: statuses of the requests amid which the fault was made
+    struck_at: when it was made, on the clock of `time.monotonic`; 0 before
     """
 
     nodes: Nodes
@@ -45,6 +61,8 @@ class Stage:
     probed: list[tuple[float, int]] = field(default_factory=list)
     burst: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    struck_at: float = 0.0
+    _asking: list[threading.Thread] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -56,30 +74,54 @@ class Stage:
         """Seconds since the start of the watch."""
         return time.monotonic() - self.watch.start
 
+    def strike_amid_burst(self, models: tuple[str, ...], strike: Callable[[], None]) -> None:
+        """Strike while many requests for `models` have been sent and not answered."""
+
+        def ask(number: int) -> None:
+            name = models[number % len(models)]
+            with httpx.Client(base_url=self.url, timeout=_PATIENCE_S) as client:
+                self.burst.append(_ask(client, name, self))
+
+        self._asking += [threading.Thread(target=ask, args=(number,)) for number in range(BURST)]
+        for thread in self._asking:
+            thread.start()
+        time.sleep(_BURST_LEAD_S)
+        self.struck_at = time.monotonic()
+        strike()
+
+    def end_burst(self) -> None:
+        """Wait until every request of the burst was answered."""
+        for thread in self._asking:
+            thread.join()
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """A fault; `strike` returns what tells that all is as before.
 
     load_s: how long the steady load lasts, the time before the strike included
+    spares_under_way: whether even requests that were under way have to be answered
+    app: fields of App that the fault needs otherwise
     """
 
     what: str
     load_s: float
     strike: Callable[[Stage], Over]
+    spares_under_way: bool = True
+    app: Json = field(default_factory=dict)
 
 
 def kill_replica(stage: Stage) -> Over:
     """SIGKILL the detector that holds most, amid a burst of requests for what it holds."""
     victim = _fullest(stage)
-    _amid_burst(stage, victim, lambda: kill(victim.pid))
+    stage.strike_amid_burst(victim.resident, lambda: kill(victim.pid))
     return lambda: _all_but({victim.pid}, stage)
 
 
 def kill_node(stage: Stage) -> Over:
     """Kill everything on the node of the detector that holds most; a new node comes later."""
     victim = _fullest(stage)
-    _amid_burst(stage, victim, lambda: stage.nodes.kill(victim.pid))
+    stage.strike_amid_burst(victim.resident, lambda: stage.nodes.kill(victim.pid))
     due_s = [stage.now_s + NEW_NODE_S]
 
     def over() -> bool:
@@ -87,6 +129,48 @@ def kill_node(stage: Stage) -> Over:
             due_s.clear()
             stage.nodes.add()  # here, since Ray starts nodes in the main thread only
         return not due_s and _all_but({victim.pid}, stage)
+
+    return over
+
+
+def hang_replica(stage: Stage) -> Over:
+    """Stop the detector that holds most (SIGSTOP): it is silent, and its connections stay open."""
+    victim = _fullest(stage)
+    stage.strike_amid_burst(victim.resident, lambda: stop(victim.pid))
+    return lambda: _all_but({victim.pid}, stage)
+
+
+def stick_engine(stage: Stage) -> Over:
+    """Make the passes of the detector that holds most hang from now on."""
+    victim = _fullest(stage)
+    hangs = trigger(stage.app.cache_dir, victim.pid)
+    stage.strike_amid_burst(victim.resident, hangs.touch)
+
+    def over() -> bool:
+        if not _all_but({victim.pid}, stage):
+            return False
+        hangs.unlink(missing_ok=True)
+        return True
+
+    return over
+
+
+def kill_ingress(stage: Stage) -> Over:
+    """SIGKILL one of the two ingress replicas, amid a burst of requests to both."""
+    before = ingress_pids()
+    victim = min(before)
+
+    def strike() -> None:
+        kill(victim)
+        # Until its sockets are closed, which takes a moment, it seems to take requests.
+        wait_until(lambda: has_ended(victim), _KILL_LIMIT_S, "the end of a process", 0.001)
+        stage.struck_at = time.monotonic()
+
+    stage.strike_amid_burst(stage.names[:LOADED], strike)
+
+    def over() -> bool:
+        now = ingress_pids()
+        return len(now) == len(before) and victim not in now and stage.nodes.runs()
 
     return over
 
@@ -123,7 +207,7 @@ def _probe(stage: Stage, folder: Path, away: Path) -> None:
     waiting = list(stage.names[LOADED:])
     gone_s = back_s = stage.now_s
     turn = 0
-    with httpx.Client(base_url=stage.url, timeout=60.0) as client:
+    with httpx.Client(base_url=stage.url, timeout=_PATIENCE_S) as client:
         while waiting:
             if stage.now_s >= gone_s + FOLDER_GONE_S and away.exists():
                 away.rename(folder)
@@ -160,23 +244,6 @@ def code_of(answer: httpx.Response) -> str:
         return answer.text[:100]
 
 
-def _amid_burst(stage: Stage, victim: Held, strike: Callable[[], None]) -> None:
-    """Strike while many requests for the victim's models have been sent and not answered."""
-
-    def ask(number: int) -> None:
-        name = victim.resident[number % len(victim.resident)]
-        with httpx.Client(base_url=stage.url, timeout=60.0) as client:
-            stage.burst.append(_ask(client, name, stage))
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(BURST)]
-    for thread in threads:
-        thread.start()
-    time.sleep(_BURST_LEAD_S)
-    strike()
-    for thread in threads:
-        thread.join()
-
-
 def _fullest(stage: Stage) -> Held:
     return max(stage.watch.last.replicas, key=lambda held: len(held.resident))
 
@@ -188,8 +255,22 @@ def _all_but(lost: set[int], stage: Stage) -> bool:
 
 FAULTS: Mapping[str, Fault] = {
     "replica": Fault("a detector is killed (SIGKILL)", 60.0, kill_replica),
-    "node": Fault("a node is killed with all its processes", 70.0, kill_node),
+    "node": Fault("a node is killed with all its processes", 60.0, kill_node),
+    "hung": Fault("a detector stops answering (SIGSTOP)", 90.0, hang_replica),
+    "stuck": Fault(
+        "a detector's forward pass never ends",
+        90.0,
+        stick_engine,
+        app={"import_path": "benchmarks.faults.stuck:build"},
+    ),
+    "ingress": Fault(
+        "one of two ingress replicas is killed (SIGKILL)",
+        60.0,
+        kill_ingress,
+        spares_under_way=False,
+        app={"ingresses": 2},
+    ),
     "controller": Fault("Serve's controller is killed (SIGKILL)", 60.0, kill_controller),
-    "rollout": Fault("a new version is rolled out", 110.0, roll_out),
-    "folder": Fault("the model folder is gone for 20 s", 70.0, lose_folder),
+    "rollout": Fault("a new version is rolled out", 85.0, roll_out),
+    "folder": Fault("the model folder is gone for 20 s", 60.0, lose_folder),
 }

@@ -1,13 +1,13 @@
 """Asks the application what its replicas hold, again and again, while something breaks."""
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
+
+from benchmarks.repeat import Repeater
 
 INTERVAL_S = 0.25
 _TIMEOUT_S = 6.0
@@ -50,31 +50,14 @@ def read_replicas(answer: dict[str, Any]) -> tuple[Held, ...]:
     )
 
 
-class Watch:
+class Watch(Repeater):
     """Looks every quarter of a second, in a thread, while a `with` block runs."""
 
     def __init__(self, port: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Ask the application at `port`."""
+        super().__init__("watch", INTERVAL_S, clock)
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_TIMEOUT_S)
-        self._clock = clock
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.looks: list[Look] = []
-
-    def __enter__(self) -> Self:
-        self.start = self._clock()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._client.close()
 
     @property
     def last(self) -> Look:
@@ -82,9 +65,13 @@ class Watch:
         answered = (look for look in reversed(self.looks) if look.status == 200)
         return next(answered, Look(0.0, 0))
 
+    def once(self) -> None:
+        """Look."""
+        self.looks.append(self.look())
+
     def look(self) -> Look:
         """Ask once, now."""
-        at_s = self._clock() - self.start
+        at_s = self.elapsed_s
         try:
             answer = self._client.get("/v1/replicas")
         except httpx.HTTPError:
@@ -93,6 +80,6 @@ class Watch:
             return Look(at_s, answer.status_code)
         return Look(at_s, 200, read_replicas(answer.json()))
 
-    def _run(self) -> None:
-        while not self._ended.wait(INTERVAL_S):
-            self.looks.append(self.look())
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()

@@ -72,11 +72,23 @@ it sees the first load, and spills from full queues to replicas that load it ane
 It is overloaded in those rows: its queues grow while the trace lasts, and a longer trace would show
 longer latencies. In *one stream* both miss about equally often, so the target is not met there:
 less is loaded twice, in W2 requests wait so long in stock's queues that many join one load (*cold*
-less *misses*), and one cache would not halve stock's misses either.
+less *misses*), and no router can reach half of stock's misses: one cache would not either.
 
 Ours doubles some loads too: two routers choose in the same moment, a burst calls for a copy of a
 model that is rare otherwise, or the replica that has it is full.
 """
+
+CAUSES = """\
+## Where ours misses
+
+Loads of the first seed. *first*: models that nobody had loaded before, which no router avoids.
+*copies*: another replica had the model or was loading it. *again*: it had been evicted everywhere;
+beside it what one cache loads again. What remains between the two is time, not place: bytes of
+loads in progress and of further copies hold no other model, and of the few models of one replica
+those in use cannot go, so another one must.
+
+| workload | room | load | misses | first | copies | again | one cache: again |
+|---|---:|---:|---:|---:|---:|---:|---:|"""
 
 HEADER = (
     "| workload | room | load | router | requests | misses | of stock's | cold | p50 ms | p99 ms "
@@ -119,7 +131,8 @@ def report(results: Mapping[Run, Figures], floors: Mapping[Cell, float]) -> str:
     seeds = sorted({run.seed for run in runs})
     cells = list(dict.fromkeys(run.cell for run in runs))
     rows = [row for cell in cells for row in _rows(results, cell)]
-    parts = [_introduction(runs[0].scale, seeds), _conclusion(results, floors)]
+    causes = [CAUSES, *(_cause(results, cell, floor) for cell, floor in floors.items()), ""]
+    parts = [_introduction(runs[0].scale, seeds), _conclusion(results, floors), *causes]
     return "\n".join([*parts, "## Every row\n", HEADER, *rows]) + "\n"
 
 
@@ -153,6 +166,18 @@ def _conclusion(results: Mapping[Run, Figures], floors: Mapping[Cell, float]) ->
             f"| {got.p99:.2f} x | {decision:.0f} us | {'yes' if met else '**no**'} |"
         )
     return "\n".join([*lines, "", NOTES])
+
+
+def _cause(results: Mapping[Run, Figures], cell: Cell, floor: float) -> str:
+    ours = {run.seed: got for run, got in results.items() if _is(run, cell, OURS.name)}
+    got = ours[min(ours)]
+    again = got.misses - got.first - got.copied
+    # Whatever the router, what is asked for the first time must be loaded.
+    cached = max(0.0, floor * got.requests - got.first)
+    return (
+        f"| {_place(cell)} | {got.misses:,.0f} | {got.first:,.0f} | {got.copied:,.0f} "
+        f"| {again:,.0f} | {cached:,.0f} |"
+    )
 
 
 def _rows(results: Mapping[Run, Figures], cell: Cell) -> list[str]:

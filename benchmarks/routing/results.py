@@ -27,7 +27,9 @@ class Run:
 class Figures:
     """Counts are of one trace without its warm-up; times in seconds.
 
-    misses: loads begun; cold: requests that waited for a load, their own or one in progress
+    misses: loads begun; first: of them, of models that nobody had loaded yet
+    copied: of them, of models that another replica had or was loading
+    cold: requests that waited for a load, their own or one in progress
     in_time: part of the requests that took at most 5 x the engine's time
     copies, most_copies: of a model that is held at all: mean, and the largest number
     doubled: part of the loads of rare models whose model another replica already had
@@ -37,6 +39,8 @@ class Figures:
 
     requests: float
     misses: float
+    first: float
+    copied: float
     cold: float
     fetches: float
     evictions: float
@@ -84,6 +88,8 @@ def figures(outcome: Outcome) -> Figures:
     return Figures(
         requests=requests,
         misses=sum(one.misses for one in counts),
+        first=outcome.first,
+        copied=outcome.copied,
         cold=outcome.cold / requests,
         fetches=sum(one.fetches for one in counts),
         evictions=sum(one.evictions for one in counts),

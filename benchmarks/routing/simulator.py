@@ -77,6 +77,7 @@ def system_named(name: str) -> System:
 class Outcome:
     """What was seen; latencies in seconds from the arrival, in the order of the answers.
 
+    first: loads of models that nobody had loaded yet; copied: of models that another replica had
     rare: loads of rare models; doubled: those of them that another replica already had
     copies: mean and most copies of a model that is held at all, over all samples
     """
@@ -86,6 +87,8 @@ class Outcome:
     cold: int = 0
     counts: list[Counts] = field(default_factory=list)
     copies: list[tuple[float, int]] = field(default_factory=list)
+    first: int = 0
+    copied: int = 0
     rare: int = 0
     doubled: int = 0
     decision_ns: list[int] = field(default_factory=list)
@@ -132,6 +135,7 @@ class Simulation:
             system, list(self.replicas.values()), self.ingresses, self._timeline, self._rng
         )
         self._before: list[Counts] = []
+        self._loaded: set[ModelKey] = set()
         self._asked: dict[ModelKey, list[float]] = {}
         for request in trace.requests:
             self._asked.setdefault(request.model.key, []).append(request.at_s)
@@ -190,13 +194,19 @@ class Simulation:
         outcome.cold += job.cold
 
     def _missed(self, model: SimModel) -> None:
-        """Look whether a rare model is loaded though another replica has it, or soon will."""
+        """Look whether a model is loaded though another replica has it, or soon will."""
+        is_first = model.key not in self._loaded
+        self._loaded.add(model.key)
+        if not self._before:
+            return
+        is_copy = any(replica.has(model) for replica in self.replicas.values())
+        self.outcome.first += is_first
+        self.outcome.copied += is_copy
         now, asked = self._timeline.now, self._asked[model.key]
         lately = bisect_right(asked, now) - bisect_left(asked, now - LATELY_S)
-        if not self._before or lately * model.service_s >= RARE * LATELY_S:
-            return
-        self.outcome.rare += 1
-        self.outcome.doubled += any(replica.has(model) for replica in self.replicas.values())
+        if lately * model.service_s < RARE * LATELY_S:
+            self.outcome.rare += 1
+            self.outcome.doubled += is_copy
 
     def _sample(self) -> None:
         if not self._before:

@@ -1,14 +1,16 @@
 """serve_app as a user runs it: writes a config and becomes `python -m serve_app CONFIG`.
 
 python -m benchmarks.servers.ours --models FOLDER --port P [--room N] [--budget BYTES]
-    [--precision auto|fp32|bf16|fp16] [--cache-dir FOLDER]
+    [--precision auto|fp32|bf16|fp16] [--cache-dir FOLDER] [--max-wait SECONDS|none]
 """
 
 import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -24,8 +26,12 @@ def make_config(
     budget: int | None = None,
     precision: str | None = None,
     cache_dir: Path | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Return a Serve config for the models of `models`; None leaves a setting at its default."""
+    """Return a Serve config for the models of `models`; None leaves a setting at its default.
+
+    more: further `args` of the application, as they are
+    """
     args = {
         "repository": str(models.resolve()),
         "precision": precision,
@@ -40,7 +46,8 @@ def make_config(
                 "name": "yolo",
                 "import_path": "serve_app.app:build",
                 "route_prefix": "/",
-                "args": {name: value for name, value in args.items() if value is not None},
+                "args": {name: value for name, value in args.items() if value is not None}
+                | dict(more),
                 "deployments": [
                     {"name": "Detector", "user_config": limits},
                     {"name": "Ingress"},
@@ -48,6 +55,10 @@ def make_config(
             }
         ],
     }
+
+
+def _seconds(text: str) -> float | None:
+    return None if text == "none" else float(text)
 
 
 def main() -> None:
@@ -59,6 +70,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, help="bytes; default 60 %% of the memory")
     parser.add_argument("--precision")
     parser.add_argument("--cache-dir", type=Path)
+    parser.add_argument("--max-wait", type=_seconds, default=argparse.SUPPRESS)
     given = parser.parse_args()
     config = make_config(
         given.models,
@@ -67,6 +79,7 @@ def main() -> None:
         budget=given.budget,
         precision=given.precision,
         cache_dir=given.cache_dir,
+        more={"max_wait_s": given.max_wait} if "max_wait" in given else {},
     )
     path = Path(tempfile.mkdtemp(prefix="benchmark_")) / "serve_config.yaml"
     path.write_text(yaml.safe_dump(config))

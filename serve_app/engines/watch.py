@@ -46,3 +46,12 @@ class Watch:
             if took_s > max(limit_s, PATIENCE * step.expected_s):
                 return f"{step.what} has been running for {took_s:.0f} s"
         return None
+
+    def late_s(self) -> float:
+        """Return for how long a step has run that takes much longer than expected; 0: none does.
+
+        Where nothing is expected of a step, this is how long it has run.
+        """
+        now = self._clock()
+        took = ((now - step.begun, step.expected_s) for step in list(self._running.values()))
+        return max((s for s, expected_s in took if s > PATIENCE * expected_s), default=0.0)

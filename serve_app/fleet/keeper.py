@@ -121,6 +121,11 @@ class FleetKeeper:
         """
         return await self._carry_out(await self._fleet.replicas())
 
+    @property
+    def replica_count(self) -> int:
+        """How many replicas there were when it last looked."""
+        return len(self._seen)
+
     def wanted(self, reports: Sequence[ReplicaReport]) -> dict[str, Copies]:
         """Return the wanted copies of each pinned model, by key, the longest pinned first."""
         configured = configured_in(reports)

@@ -5,7 +5,7 @@ A model stays where it is pinned, else goes where it is in memory, else where re
 puts it; so a plan that has been carried out stays as it is.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from serve_app.fleet.pins import more_of
@@ -76,16 +76,15 @@ def best_places(reports: Sequence[ReplicaReport], key: str) -> list[str]:
 
 
 def spares(reports: Sequence[ReplicaReport], planned: Placing) -> dict[str, frozenset[str]]:
-    """Return second copies of hot models that are on one replica only, where memory is free.
+    """Return second copies of hot models that are on one replica only, where there is room.
 
-    The one used last comes first, and nothing is evicted for them.
+    The one used last comes first. What is neither hot nor pinned gives way: caches are mostly
+    full, and of what nobody asked for lately nothing is lost.
     """
+    hot = _hot(reports)
+    kept = {model.key for model in hot}
     room = {
-        report.replica_id: _Room(
-            report.budget_bytes - report.used_bytes,
-            len(report.models),
-            report.max_models,
-        )
+        report.replica_id: _room_beside(report, kept | planned.get(report.replica_id, set()))
         for report in reports
     }
     copies: dict[str, set[str]] = {}
@@ -93,7 +92,7 @@ def spares(reports: Sequence[ReplicaReport], planned: Placing) -> dict[str, froz
         for key in {model.key for model in report.models} | planned.get(report.replica_id, set()):
             copies.setdefault(key, set()).add(report.replica_id)
     chosen: dict[str, set[str]] = {}
-    for model in _hot(reports):
+    for model in hot:
         key = model.key
         if len(copies[key]) > 1:
             continue
@@ -134,6 +133,17 @@ class _Room:
         self.free_bytes -= size
         self.count += 1
         return True
+
+
+def _room_beside(report: ReplicaReport, kept: Set[str]) -> _Room:
+    """Return the room of a replica once all could leave that is not `kept` and not in use."""
+    leaves = [
+        model.bytes
+        for model in report.models
+        if model.state == "resident" and not (model.pinned or model.leases or model.key in kept)
+    ]
+    free_bytes = report.budget_bytes - report.used_bytes + sum(leaves)
+    return _Room(free_bytes, len(report.models) - len(leaves), report.max_models)
 
 
 class _Places:

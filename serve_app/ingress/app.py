@@ -10,6 +10,7 @@ from serve_app.fleet.keeper import FleetKeeper
 from serve_app.ingress import openapi
 from serve_app.ingress.backend import DetectorBackend
 from serve_app.ingress.limits import InFlight, IngressLimits
+from serve_app.ingress.overload import Backlog
 from serve_app.ingress.problems import ResponseGuard, add_problem_handlers
 from serve_app.ingress.responses import versions
 from serve_app.ingress.routes_models import models_router
@@ -54,7 +55,8 @@ def create_api(
         lifespan=keep_pins,
     )
     in_flight = InFlight(limits.max_inflight_bytes)
-    Services(backend, keeper, models, limits, in_flight).attach(app)
+    backlog = Backlog(limits.max_wait_s, replicas=lambda: keeper.replica_count)
+    Services(backend, keeper, models, limits, in_flight, backlog).attach(app)
     for router in (predict_router(), models_router(), status_router()):
         app.include_router(router)
     add_problem_handlers(app)

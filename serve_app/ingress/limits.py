@@ -14,13 +14,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class IngressLimits:
-    """The limits of one request. `request_timeout_s` is the longest time a client may ask for."""
+    """The limits of requests.
+
+    request_timeout_s: the longest time that a client may ask for
+    max_wait_s: refuse predictions while those in progress take longer; None: however long
+    """
 
     max_body_bytes: int
     max_inflight_bytes: int
     max_image_pixels: int
     max_images_per_request: int
     request_timeout_s: float
+    max_wait_s: float | None = None
 
     @classmethod
     def from_settings(cls, args: AppArgs) -> Self:
@@ -31,6 +36,7 @@ class IngressLimits:
             max_image_pixels=args.max_image_pixels,
             max_images_per_request=args.max_images_per_request,
             request_timeout_s=args.request_timeout_s,
+            max_wait_s=args.max_wait_s,
         )
 
 

@@ -129,7 +129,7 @@ async def _answer(
         timeout_s=deadline.left_s,
         annotate=options.annotate,
     )
-    with services.backlog.call():
+    with services.backlog.call(key):
         result = await deadline.bound(services.backend.predict(request), f"predicting with {key}")
     headers = predict_headers(result)
     if options.annotate:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from serve_app.errors import (
 from serve_app.fleet.plan import Orders
 from serve_app.ingress.broadcast import Answers, collect
 from serve_app.ingress.limits import Deadline
+from serve_app.ingress.silence import ReplicaSilentError, SilenceWatch
 from serve_app.types import ModelKey, PredictRequest, PredictResult, ReplicaReport
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,10 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 """Between attempts at a replica that has not begun the call; it ends in about a second."""
 
+_MOST_SILENT = 3
+"""So many silent replicas a call leaves; then it waits. Where all seem silent it is the network, or
+this process, that is slow, and each move costs another replica the same work."""
+
 _LOST = (
     RayActorError,
     WorkerCrashedError,
@@ -52,6 +57,7 @@ _LOST = (
     ObjectLostError,
     ReplicaUnavailableError,
     DeviceFailedError,
+    grpc.aio.UsageError,  # its channel was closed between being chosen and being called
 )
 _BROKEN_OFF = (
     grpc.StatusCode.UNAVAILABLE,
@@ -65,9 +71,10 @@ _BROKEN_OFF = (
 class ServeBackend:
     """Implements DetectorBackend over the handle of the Detector deployment."""
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        """Call the Detector through `handle`."""
+    def __init__(self, handle: DeploymentHandle[Any], silence: SilenceWatch | None = None) -> None:
+        """Call the Detector through `handle`; `silence` waits for its answers."""
         self._handle = handle
+        self._silence = silence or SilenceWatch()
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         """Answer on a replica that holds the model, if one does.
@@ -167,18 +174,29 @@ class ServeBackend:
         """Call one replica, and once more if it is lost meanwhile: every call may be repeated.
 
         One that cannot begin the call, since it is being replaced, costs nothing: another is asked
-        as long as there is time. While there is none, Ray's router waits for one. A call that was
-        let into the queue once is not turned away when that is full as it comes back.
+        as long as there is time. One that gives no sign of life is left for another. While there is
+        none, Ray's router waits for one. A call that was let into the queue once is not turned away
+        when that is full as it comes back.
 
         arguments: returns those of the call, given the seconds that are left
         """
         handle = self._handle.options(method_name=method, multiplexed_model_id=str(key))
         deadline = Deadline(timeout_s)
         was_lost = came_back = False
+        silent = 0
         pause_s = _FIRST_PAUSE_S
+
+        def send() -> Awaitable[Any]:
+            return handle.remote(*arguments(deadline.left_s))
+
         while True:
             try:
-                return _unwrap(await handle.remote(*arguments(deadline.left_s)))
+                answer = self._silence.wait(send) if silent < _MOST_SILENT else send()
+                return _unwrap(await answer)
+            except ReplicaSilentError:
+                silent += 1
+                came_back = True
+                logger.warning("%s with %s goes elsewhere, a replica is silent", method, key)
             except Exception as error:
                 if isinstance(error, ReplicaFailingError) or (
                     came_back and isinstance(error, BackPressureError)
@@ -206,11 +224,21 @@ class ServeBackend:
         enough: Callable[[Sequence[Any]], bool] = lambda _: False,
     ) -> Answers:
         """Call every replica; return what came back until it was `enough` or the time over."""
-        response = self._handle.broadcast(method, *arguments)
+
+        def once() -> Awaitable[Answers]:
+            return collect(self._handle.broadcast(method, *arguments), timeout_s, enough)
+
         try:
-            return await collect(response, timeout_s, enough)
+            try:
+                return await once()
+            except grpc.aio.UsageError:
+                # A replica was taken off the list amid the sending; to be told twice is harmless.
+                await asyncio.sleep(_FIRST_PAUSE_S)
+                return await once()
         except DeploymentUnavailableError:
             raise OverloadedError("no detector replica is running now: try again later") from None
+        except grpc.aio.UsageError as error:
+            raise _explain_lost(error) from None
         except TimeoutError:
             raise _too_late(method, timeout_s) from None
 

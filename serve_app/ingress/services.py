@@ -1,6 +1,6 @@
 """What the routes share; it hangs on the application, so that nothing is global."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -28,7 +28,7 @@ class Services:
     registry: AsyncRegistry
     limits: IngressLimits
     in_flight: InFlight
-    backlog: Backlog = field(default_factory=Backlog)
+    backlog: Backlog
 
     def attach(self, app: FastAPI) -> None:
         """Make these the services of `app`."""

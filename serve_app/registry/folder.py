@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from serve_app.errors import InvalidParameterError
 from serve_app.registry.cards import read_card
@@ -22,38 +23,45 @@ SOURCE = "folder"
 CARD_FILE = "model.yaml"
 _UNFINISHED = (".tmp", ".part", ".partial")
 
+_NO_CARD = ModelCard()
 _Signature = tuple[int, int, int]
+
+
+class _Known(NamedTuple):
+    """A version as it was seen: what it was told by, and what it was found to be."""
+
+    size_bytes: int
+    card: _Signature | None
+    spec: ModelSpec
 
 
 class FolderScanner:
     """Finds the models below one folder.
 
     One scan at a time, the registry sees to that; `scan_name` may run beside it in other threads.
+    What has not changed is the same object again, so that comparing 10,000 takes no time and
+    leaves nothing for the garbage collector, which would stop all threads.
     """
 
     def __init__(self, root: Path, *, cards: bool = True) -> None:
         """Look below `root`; without `cards` none is read, which of 10,000 takes seconds."""
         self._root = Path(os.path.abspath(root))
         self._reads_cards = cards
-        self._cards: dict[str, tuple[_Signature, ModelCard]] = {}
+        self._known: dict[str, _Known] = {}
 
     def __str__(self) -> str:
         return f"folder {self._root}"
 
-    def scan(self) -> list[ModelSpec]:
-        """Return the models that lie there now.
+    def scan(self) -> Iterator[ModelSpec]:
+        """Yield the models that lie there now, one by one as they are found.
 
         Raises:
             OSError: the root itself cannot be read
         """
-        cards: dict[str, tuple[_Signature, ModelCard]] = {}
-        specs = [
-            spec
-            for name, folder in _subfolders(str(self._root))
-            for spec in self._versions(name, folder, cards)
-        ]
-        self._cards = cards
-        return specs
+        known: dict[str, _Known] = {}
+        for name, folder in _subfolders(str(self._root)):
+            yield from self._versions(name, folder, known)
+        self._known = known
 
     def scan_name(self, name: str) -> list[ModelSpec]:
         """Return the versions of one name that lie there now, however many other names there are.
@@ -61,50 +69,48 @@ class FolderScanner:
         Raises:
             OSError: the root itself cannot be read
         """
-        cards: dict[str, tuple[_Signature, ModelCard]] = {}
-        found = self._versions(name, f"{self._root}/{name}", cards) if _is_part(name) else ()
+        known: dict[str, _Known] = {}
+        found = self._versions(name, f"{self._root}/{name}", known) if _is_part(name) else ()
         specs = list(found)
         if not specs:
             os.stat(self._root)  # the root is there, so it is this name that is not
-        self._cards.update(cards)
+        self._known.update(known)
         return specs
 
-    def _versions(
-        self, name: str, folder: str, cards: dict[str, tuple[_Signature, ModelCard]]
-    ) -> Iterator[ModelSpec]:
+    def _versions(self, name: str, folder: str, known: dict[str, _Known]) -> Iterator[ModelSpec]:
         try:
             for version, path in _subfolders(folder):
-                spec = self._spec(ModelKey(name, version), path, cards)
-                if spec is not None:
-                    yield spec
+                found = self._look(name, version, path)
+                if found is not None:
+                    known[path] = found
+                    yield found.spec
         except OSError as error:
             # It may have been removed a moment ago; otherwise its absence needs an explanation.
             logger.debug("the folder %s is left out: %s", folder, error)
 
-    def _spec(
-        self, key: ModelKey, folder: str, cards: dict[str, tuple[_Signature, ModelCard]]
-    ) -> ModelSpec | None:
+    def _look(self, name: str, version: str, folder: str) -> _Known | None:
+        """Return what lies in a version's folder, None where there is no model."""
         for model_format in ModelFormat:
             path = f"{folder}/model.{model_format}"
-            found = _stat_file(path)
-            if found is not None:
-                card = self._card(f"{folder}/{CARD_FILE}", cards)
-                return ModelSpec(key, model_format, SOURCE, path, found.st_size, card)
+            file = _stat_file(path)
+            if file is not None:
+                signature = self._card_signature(folder)
+                before = self._known.get(folder)
+                if before is None or before.card != signature:
+                    card = _NO_CARD if signature is None else read_card(Path(folder, CARD_FILE))
+                elif (before.size_bytes, before.spec.format) == (file.st_size, model_format):
+                    return before
+                else:
+                    card = before.spec.card
+                key = ModelKey(name, version)
+                spec = ModelSpec(key, model_format, SOURCE, path, file.st_size, card)
+                return _Known(file.st_size, signature, spec)
         return None
 
-    def _card(self, path: str, cards: dict[str, tuple[_Signature, ModelCard]]) -> ModelCard:
-        """Return the card in `path`; it is read, and complained of, once per change."""
-        if not self._reads_cards:
-            return ModelCard()
-        found = _stat_file(path)
-        if found is None:
-            return ModelCard()
-        signature = (found.st_mtime_ns, found.st_size, found.st_ino)
-        known = self._cards.get(path)
-        if known is None or known[0] != signature:
-            known = (signature, read_card(Path(path)))
-        cards[path] = known
-        return known[1]
+    def _card_signature(self, folder: str) -> _Signature | None:
+        """Return what differs once a card was changed, so that each is read once per change."""
+        card = _stat_file(f"{folder}/{CARD_FILE}") if self._reads_cards else None
+        return None if card is None else (card.st_mtime_ns, card.st_size, card.st_ino)
 
 
 def _subfolders(folder: str) -> Iterator[tuple[str, str]]:

@@ -57,7 +57,6 @@ class AsyncRegistry:
         Raises:
             ModelNotFoundError: it does not exist any more
         """
-        self._is_old()
         await self._look(key.name)
         return self._registry.snapshot.spec(key)
 
@@ -69,13 +68,15 @@ class AsyncRegistry:
         """Return the versions of a name from the lowest to the highest, as last seen."""
         return self._registry.snapshot.versions(name)
 
-    async def list(self) -> tuple[ModelSpec, ...]:
+    async def list(self, *, urgent: bool = True) -> tuple[ModelSpec, ...]:
         """Return every entry, sorted by name, then version from the lowest to the highest.
 
         The same tuple again as long as nothing has changed.
+
+        urgent: whether somebody waits: then a scan that is needed runs at full speed
         """
         if self._is_old():
-            await self._refresh()
+            await self._refresh(urgent=urgent)
         return self._registry.snapshot.specs
 
     async def _look_up(self, name: str, find: Callable[[], T]) -> T:
@@ -98,9 +99,12 @@ class AsyncRegistry:
             self._start_scan()
         return age_s > 2 * interval_s
 
-    async def _refresh(self) -> None:
+    async def _refresh(self, *, urgent: bool = True) -> None:
+        scan = self._start_scan()
+        if urgent:
+            self._registry.hurry()
         # Shielded: a request that is cancelled must not end the scan that others wait for.
-        await asyncio.shield(self._start_scan())
+        await asyncio.shield(scan)
 
     async def _look(self, name: str) -> None:
         """Bring one name up to date; all who ask for it meanwhile share the look."""

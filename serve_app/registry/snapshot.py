@@ -2,11 +2,15 @@
 
 import difflib
 import re
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from serve_app.errors import ModelNotFoundError
 from serve_app.types import ModelKey, ModelRef, ModelSpec
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 _NUMERIC = re.compile(r"[vV]?([0-9]+(?:\.[0-9]+)*)")
 _NEAR_NAMES = 5
@@ -53,6 +57,24 @@ class Snapshot:
             if best is None or version_order(best.version) < version_order(spec.key.version):
                 latest[spec.key.name] = spec.key
         self._latest = latest | self._latest
+
+    def with_name(self, name: str, sources: Iterable[Sequence[ModelSpec]]) -> "Snapshot":
+        """Return the same models, but of one name those in `sources`: quick, however many others.
+
+        sources: in the order of precedence, with entries of this name only
+        """
+        of_name, changed = Snapshot(sources), Snapshot(())
+        changed._by_name = _replaced(self._by_name, [name], of_name._by_name)
+        changed._latest = _replaced(self._latest, [name], of_name._latest)
+        old = [spec.key for spec in self.of_name(name)]
+        changed._specs = _replaced(self._specs, old, of_name._specs)
+        place = bisect_left(self._names, name)
+        rest = place + (name in self._latest)
+        changed._names = [*self._names[:place], *of_name._names, *self._names[rest:]]
+        begin = bisect_left(self.specs, name, key=_name_of)
+        end = bisect_right(self.specs, name, key=_name_of)
+        changed.specs = (*self.specs[:begin], *of_name.specs, *self.specs[end:])
+        return changed
 
     def of_name(self, name: str) -> Sequence[ModelSpec]:
         """Return the entries of a name in the order of the sources; none where it is unknown."""
@@ -113,6 +135,19 @@ class Snapshot:
             max(0, place - _COMPARED_ON_EACH_SIDE) : place + _COMPARED_ON_EACH_SIDE
         ]
         return difflib.get_close_matches(name, window, n=_NEAR_NAMES)
+
+
+def _name_of(spec: ModelSpec) -> str:
+    return spec.key.name
+
+
+def _replaced(known: Mapping[K, V], old: Iterable[K], new: Mapping[K, V]) -> dict[K, V]:
+    """Return a copy without the keys `old` and with all of `new`."""
+    copy = dict(known)
+    for key in old:
+        copy.pop(key, None)
+    copy.update(new)
+    return copy
 
 
 def _in_order(entries: Sequence[ModelSpec]) -> Sequence[ModelSpec]:

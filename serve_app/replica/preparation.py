@@ -33,7 +33,7 @@ async def follow(
     known: tuple[ModelSpec, ...] | None = None
     while True:
         try:
-            specs = await registry.list()
+            specs = await registry.list(urgent=False)
             if specs is not known:  # comparing 10,000 would hold up the event loop
                 known = specs
                 preparer.wanted(specs)

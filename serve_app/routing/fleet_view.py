@@ -7,7 +7,7 @@ replicas that hold the model, or at the first places of the ring where none does
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from serve_app.hashing import rendezvous
@@ -28,6 +28,7 @@ _ASK_S = 0.25
 """...but for once in so long, when all are asked: what is known of them may be out of date."""
 _MANY = 6
 """Open requests of one router below which a model is never called hot."""
+_NOTHING_TOLD = RoutingStats()
 _REMEMBERED = 4096
 """Models whose places are kept at hand."""
 
@@ -57,6 +58,21 @@ class _Replica:
 
 
 _NOBODY: list[_Replica] = []
+
+
+def _completed(told: ReplicaState, known: ReplicaState) -> ReplicaState:
+    """Return what a replica is now, where Ray tells less than it did.
+
+    A controller that was started again knows no statistics until it has asked for them, and no ids
+    until the replica's next change. Models would be loaded elsewhere, and evict others, while they
+    are where they were.
+    """
+    if told.models or not known.models:
+        return told
+    if told.stats == _NOTHING_TOLD:
+        return replace(told, models=known.models, stats=known.stats)
+    # A mean size is told of models that are there.
+    return replace(told, models=known.models) if told.stats.model_bytes else told
 
 
 class FleetView:
@@ -91,10 +107,14 @@ class FleetView:
         now = self._clock()
         for replica_id in self._replicas.keys() - {state.id for state in replicas}:
             self._in_flight.gone(replica_id)
-        typical = Typical.of((state.stats for state in replicas), self._config)
-        is_news, self._typical = typical != self._typical, typical
         before, self._replicas = self._replicas, {}
-        for state in replicas:
+        states = [
+            _completed(told, before[told.id].state) if told.id in before else told
+            for told in replicas
+        ]
+        typical = Typical.of((state.stats for state in states), self._config)
+        is_news, self._typical = typical != self._typical, typical
+        for state in states:
             known = before.get(state.id)
             if known is None or known.state != state or is_news:
                 known = _Replica(state, typical, self._config)

@@ -17,7 +17,8 @@ class RoutingConfig:
     request_s, load_s: what counts until any replica has measured it
     fetch_factor: a load whose prepared weights are not on the node, over one from them
     parked_factor: the same for weights that are one copy away
-    evict_factor: what a load costs others where there is no room left, over a load
+    evict_factor: what a load costs others where there is no room left, over a load; less where
+        only a part of the model's bytes is missing
     away_factor: by how much of a load another place must be better than the first one: routers
         that see slightly different queues still agree
     places: replicas of the ring that are looked at for a model that nobody holds
@@ -99,7 +100,7 @@ class Costs:
         load_s = stats.load_s or typical.load_s
         # A model as large as those that are there may not fit any more.
         next_bytes = stats.model_bytes or typical.model_bytes
-        is_short = stats.budget_bytes > 0 and stats.free_bytes < next_bytes
+        missing = max(0.0, 1 - stats.free_bytes / max(1, next_bytes)) if stats.budget_bytes else 0.0
         is_pinned_full = stats.room_bytes is not None and (
             stats.room_bytes < max(1, typical.model_bytes)
         )
@@ -108,7 +109,7 @@ class Costs:
             load_s=load_s,
             fetch_s=load_s * config.fetch_factor,
             parked_s=load_s * config.parked_factor,
-            evict_s=load_s * config.evict_factor if is_short else 0.0,
+            evict_s=load_s * config.evict_factor * missing,
             away_s=load_s * config.away_factor,
             has_room=not is_pinned_full,
         )

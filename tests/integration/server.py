@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import yaml
 
+ROOT = Path(__file__).parents[2]
+DEMO_MODELS = ("fasteners-n", "components-n", "codes-n", "fasteners-s")
 START_TIMEOUT_S = 120.0
 _DASHBOARD = re.compile(r"dashboard at .*?(127\.0\.0\.1:\d+)")
 
@@ -198,11 +200,18 @@ class Server:
         assert answer.status_code == 200, answer.text
 
 
+def replicas_of(server: Server) -> dict[str, Json]:
+    """Return what each replica says of itself, by its id; nothing while they cannot be asked."""
+    answer = server.client.get("/v1/replicas")
+    found = answer.json()["replicas"] if answer.status_code == 200 else []
+    return {replica["replica_id"]: replica for replica in found}
+
+
 @contextmanager
 def serving(
     config: Json, folder: Path, variables: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """Run the application and stop it as Ctrl-C does."""
+    """Run the application and stop it as Ctrl-C does; it must end in order and leave nothing."""
     server = Server(config, folder, variables)
     try:
         yield server
@@ -210,3 +219,5 @@ def serving(
         server.client.close()
         left = stop(server.process)
         assert left == []
+        assert server.process.returncode == 0
+        assert server.log.read_text().strip().endswith("serve_app: stopped")

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from benchmarks.autoscaling import Outcome, Plan, Traffic, deployed, grow, leave, wake
+from benchmarks.autoscaling import deployed, grow, leave, wake
+from benchmarks.autoscaling_parts import Outcome, Plan, Traffic
 from benchmarks.fake_cluster import wait_until
 
 PLAN = Plan(

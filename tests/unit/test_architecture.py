@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "replica": SHARED
     | {"settings", "metrics", "logs", "registry", "cache", "loading", "engines", "scaling"}
     | {"routing", "fleet"},
-    "ingress": SHARED | {"settings", "logs", "registry", "fleet"},
+    "ingress": SHARED | {"settings", "logs", "registry", "fleet", "routing"},
     "app": {"settings", "ingress", "replica", "tuning"},
     "tuning": set(),
     "preflight": SHARED | {"settings", "registry", "scaling", "fleet"},

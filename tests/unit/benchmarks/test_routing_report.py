@@ -14,6 +14,8 @@ SCALE = Scale(requests=1000)
 FIGURES = Figures(
     requests=800,
     misses=200,
+    first=40,
+    copied=30,
     cold=0.3,
     fetches=10,
     evictions=190,
@@ -60,9 +62,18 @@ def test_a_target_is_met_by_all_seeds_or_not_at_all(worst: dict[str, float], met
     """Misses, p99 and the time of a decision, each cell by itself."""
     good = replace(FIGURES, misses=100, p99_s=1.9)
     text = report(results(good, replace(good, **worst)), dict.fromkeys(CELLS, 0.1))
-    conclusion = text.partition("## Every row")[0].splitlines()
+    conclusion = text.partition("## Where ours misses")[0].splitlines()
     verdicts = [line.split("|")[-2].strip() for line in conclusion if line.startswith("| W")]
     assert verdicts == ["yes" if met else "**no**"] * len(CELLS)
+
+
+def test_loads_are_told_by_their_cause() -> None:
+    """What one cache loads again is what it misses less what nobody had loaded before."""
+    text = report(results(FIGURES, FIGURES), dict.fromkeys(CELLS, 0.1))
+    rows = text.partition("## Where ours misses")[2].partition("## Every row")[0].splitlines()
+    found = [row for row in rows if row.startswith("| W")]
+    assert len(found) == len(CELLS)
+    assert all(row.endswith("| 200 | 40 | 30 | 130 | 40 |") for row in found)
 
 
 def test_every_row_is_in_the_report() -> None:

@@ -1,6 +1,7 @@
 """Models of one structure share a graph, answer for themselves, and give all memory back."""
 
 import gc
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from serve_app.engines.torch_engine import TorchEngine
 from serve_app.errors import InvalidImageError, InvalidParameterError, ModelBrokenError
 from serve_app.types import ImageArray, ImageResult, PredictParams
 from tests.support.checkpoints import CheckpointFolder, reference
+from tests.support.climb import Climb
 from tests.support.models import answer
 
 PARAMS = PredictParams(conf=0.3, max_det=30)
@@ -196,13 +198,14 @@ def test_parameters_reach_ultralytics(checkpoints: CheckpointFolder, bus: ImageA
 
 
 def test_memory_is_given_back(checkpoints: CheckpointFolder) -> None:
-    """The resident set does not climb over 200 loads and evictions of two models."""
+    """The resident set does not climb over loads and evictions of two models."""
     engine = TorchEngine()
     paths = [checkpoints("tiny-detect", imgsz=64), checkpoints("tiny-end2end", imgsz=64)]
     picture = np.full((48, 64, 3), 127, np.uint8)
-    resident: list[int] = []
+    # A model that stayed would add 400 kB per load.
+    climb = Climb(limit=4096)
 
-    for cycle in range(200):
+    for cycle in itertools.count():
         model = engine.open(paths[cycle % 2])
         model.warm_up()
         answer(model, picture, PARAMS)
@@ -210,13 +213,11 @@ def test_memory_is_given_back(checkpoints: CheckpointFolder) -> None:
         del model
         if cycle == 40:
             gc.collect()
-        if cycle > 40:
-            resident.append(resident_bytes())
+        if climb.add(resident_bytes()):
+            break
 
-    slope, _ = np.polyfit(np.arange(len(resident)), np.array(resident), 1)
-    # A model that stayed would add 400 kB per cycle.
-    assert slope < 4096, f"the resident set climbs by {slope:.0f} bytes per load"
-    assert max(resident) - min(resident) < 8 * 2**20
+    assert climb.settled, f"the resident set climbs by {climb.slopes} bytes per load"
+    assert climb.spread < 8 * 2**20
 
 
 def test_pictures_of_one_batch_are_answered_as_alone(

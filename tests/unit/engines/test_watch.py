@@ -41,3 +41,18 @@ def test_a_step_that_fails_has_ended() -> None:
     with pytest.raises(ValueError, match="bad model"):
         fail()
     assert watch.overdue(-1.0) is None
+
+
+def test_a_step_is_late_beyond_many_times_what_is_expected() -> None:
+    """It is told by how long it has run; the latest counts, and one that has ended does not."""
+    clock = FakeClock()
+    watch = Watch(clock)
+    assert watch.late_s() == 0.0
+    with watch.step("a pass", expected_s=0.5):
+        clock.advance(PATIENCE * 0.5)
+        assert watch.late_s() == 0.0
+        clock.advance(1.0)
+        with watch.step("a preprocessing"):
+            clock.advance(1.0)
+            assert watch.late_s() == 7.0
+    assert watch.late_s() == 0.0

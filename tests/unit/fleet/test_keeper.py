@@ -77,6 +77,7 @@ async def test_what_does_not_answer_for_a_moment_is_planned_with(fleet: FakeFlee
     await fleet.clock.go(GRACE_S)
     await keeper.reconcile()
     assert fleet.pinned("a@1") == set()
+    assert keeper.replica_count == len(fleet.running) + 1
     fleet.running[name] = away
     await _a_while(fleet, keeper)
     assert fleet.pinned("a@1") == {name}

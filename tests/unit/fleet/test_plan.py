@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.fleet.plan import best_places, configured_in, plan, spares
+from serve_app.fleet.plan import HOT_S, best_places, configured_in, plan, spares
 from serve_app.types import ReplicaReport, ResidentModel
 from tests.unit.fleet.fakes import SIZE, report
 
@@ -145,7 +145,7 @@ def _hot(key: str, idle_s: float = 1.0) -> ResidentModel:
     return ResidentModel(key, "resident", SIZE, 0, pinned=False, idle_s=idle_s)
 
 
-def test_hot_models_get_a_second_copy_where_memory_is_free() -> None:
+def test_hot_models_get_a_second_copy_where_there_is_room() -> None:
     """Once each, the last used first; not those that have one or are to be pinned on another."""
     models: list[str | ResidentModel] = [_hot("a", 3.0), _hot("b", 2.0), _hot("c", 1.0), "cold"]
     hot = report("r1", models=[*models, _hot("twice"), _hot("planned")], used=6 * SIZE)
@@ -157,6 +157,31 @@ def test_hot_models_get_a_second_copy_where_memory_is_free() -> None:
     assert spares([hot], {"r1": frozenset()}) == {}
     full = report("r2", budget=SIZE, used=SIZE)
     assert spares([hot, full], {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("held", "gives_way"),
+    [
+        (_hot("cold", HOT_S + 1), True),
+        (_hot("hot"), False),
+        (replace(_hot("cold", 999.0), leases=1), False),
+        (replace(_hot("cold", 999.0), pinned=True), False),
+        (replace(_hot("cold", 999.0), state="loading"), False),
+        (_hot("planned", 999.0), False),
+        (_hot("wanted elsewhere", 999.0), False),
+    ],
+)
+def test_only_what_nobody_wants_gives_way_to_a_second_copy(
+    held: ResidentModel, gives_way: bool
+) -> None:
+    """A cache that has been in use for a while has no free memory."""
+    models = [_hot("a"), _hot("wanted elsewhere", 2.0)]
+    hot = report("r1", models=models, budget=2 * SIZE, used=2 * SIZE)
+    planned = {"r2": frozenset({"planned"})}
+    for max_models in (None, 1):
+        budget = SIZE if max_models is None else 100 * SIZE
+        full = report("r2", models=[held], budget=budget, used=SIZE, max_models=max_models)
+        assert spares([hot, full], planned) == ({"r2": {"a"}} if gives_way else {})
 
 
 def test_what_the_reports_say_together() -> None:

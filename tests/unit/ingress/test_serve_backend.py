@@ -1,7 +1,7 @@
 """The way to the detectors: retried once, full queues and lost replicas are 503."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from serve_app.errors import (
 )
 from serve_app.fleet.plan import Orders
 from serve_app.ingress.serve_backend import READY_TIMEOUT_S, ServeBackend
+from serve_app.ingress.silence import ReplicaSilentError
 from serve_app.types import ModelKey, PredictParams, PredictRequest, ReplicaReport
 
 KEY = ModelKey("parts", "1")
@@ -133,6 +134,7 @@ LOSSES: list[Callable[[], object]] = [
     lambda: NodeDiedError("gone"),  # type: ignore[no-untyped-call]
     lambda: _grpc(grpc.StatusCode.UNAVAILABLE),
     lambda: _grpc(grpc.StatusCode.CANCELLED),
+    lambda: grpc.aio.UsageError("Channel is closed."),
     lambda: DeviceFailedError("the device failed").to_failure(),
 ]
 
@@ -204,6 +206,39 @@ async def test_who_was_let_in_is_not_turned_away_later(
     with pytest.raises(QueueFullError):
         await backend.predict(replace(REQUEST, timeout_s=0.05))
     assert len(handle.calls) == 2
+
+
+class Silence:
+    """Stands in for the watch: so many replicas in a row are silent."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    async def wait(self, call: Callable[[], Awaitable[object]]) -> object:
+        """Make the call, and let it be in vain."""
+        answer = await call()
+        if self.left:
+            self.left -= 1
+            raise ReplicaSilentError
+        return answer
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5])
+async def test_silent_replicas_are_left_for_others(count: int) -> None:
+    """Three times at most: after that it is the network, and the call waits where it is."""
+    handle: Any = Handle(*["silent"] * min(count, 3), "result")
+    silence: Any = Silence(count)
+    answer: object = await ServeBackend(handle, silence).predict(REQUEST)
+    assert answer == "result"
+    assert len(handle.calls) == min(count, 3) + 1
+
+
+async def test_who_left_a_silent_replica_is_not_turned_away() -> None:
+    """It was let in once; nor does a replica that dies under it then end it."""
+    handle: Any = Handle("silent", BackPressureError(1, 1), ActorDiedError(), "result")
+    silence: Any = Silence(1)
+    answer: object = await ServeBackend(handle, silence).predict(REQUEST)
+    assert answer == "result"
 
 
 async def test_a_full_queue_is_a_503() -> None:
@@ -290,6 +325,19 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the backend wait for answers no longer than it takes to see that there is none."""
     for name in ("REPORT_TIMEOUT_S", "READY_TIMEOUT_S"):
         monkeypatch.setattr(f"serve_app.ingress.serve_backend.{name}", 0.01)
+
+
+async def test_a_channel_that_closes_amid_a_broadcast_is_no_defect() -> None:
+    """All are asked once more; then it is a 503."""
+    closed = grpc.aio.UsageError("Channel is closed.")
+    backend, handle = _backend(closed, [REPORT])
+    assert await backend.replicas() == [REPORT]
+    backend, handle = _backend([closed, REPORT])
+    assert await backend.replicas() == [REPORT]
+    backend, handle = _backend(closed, closed)
+    with pytest.raises(OverloadedError, match="being replaced"):
+        await backend.unload(KEY, 1.0)
+    assert len(handle.calls) == 2
 
 
 @pytest.mark.usefixtures("impatient")

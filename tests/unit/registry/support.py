@@ -1,6 +1,6 @@
 """A clock and sources that do as the test says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class FakeSource:
     def __str__(self) -> str:
         return "fake source"
 
-    def scan(self) -> Sequence[ModelSpec]:
+    def scan(self) -> Iterable[ModelSpec]:
         """Return the entries."""
         self.scans += 1
         self.on_scan()

@@ -1,14 +1,16 @@
 """The registry: when it scans, and what it keeps when a source fails."""
 
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from serve_app.registry.catalog import Registry
+from serve_app.registry.pace import REST_S, Pace
 from serve_app.settings import AppArgs
-from serve_app.types import ModelRef
-from tests.unit.registry.support import Clock, FakeSource, put
+from serve_app.types import ModelRef, ModelSpec
+from tests.unit.registry.support import Clock, FakeSource, put, spec
 
 
 def test_a_slow_scan_is_repeated_less_often() -> None:
@@ -70,6 +72,52 @@ def test_one_name_is_brought_up_to_date_by_itself() -> None:
     assert [str(entry.key) for entry in registry.snapshot.specs] == ["a@2", "a@9", "c@1"]
     assert own.looks == ["a", "c", "b"]
     assert own.scans == official.scans == 1
+
+
+def test_a_scan_does_not_take_back_what_a_look_found_meanwhile() -> None:
+    """It may have passed by that folder before; so a new version would come and go."""
+
+    class Behind(FakeSource):
+        def scan(self) -> Sequence[ModelSpec]:
+            listed = [spec(key) for key in self.keys]
+            self.on_scan()
+            return listed
+
+    source = Behind(["a@1", "b@1"])
+    registry = Registry(source)
+    registry.refresh()
+
+    def change() -> None:
+        source.keys = ["a@1", "a@2", "c@1"]
+        for name in ("a", "b", "c"):
+            registry.look(name)
+
+    source.on_scan = change
+    registry.refresh()
+    assert [str(entry.key) for entry in registry.snapshot.specs] == ["a@1", "a@2", "c@1"]
+    source.on_scan = lambda: None
+    source.keys = ["a@1"]
+    registry.refresh()
+    assert [str(entry.key) for entry in registry.snapshot.specs] == ["a@1"]
+
+
+def test_rests_do_not_count_as_the_scan_s_time() -> None:
+    """What they cost nobody need not make scans rarer."""
+    clock = Clock()
+
+    def rest(seconds: float) -> None:
+        clock.now += 100 * seconds
+
+    class Slow(FakeSource):
+        def scan(self) -> Iterator[ModelSpec]:
+            for entry in super().scan():
+                clock.now += 0.5
+                yield entry
+
+    registry = Registry(Slow(["a@1", "b@1"]), clock=clock, pace=Pace(clock, rest))
+    registry.refresh(gently=True)
+    assert clock.now == pytest.approx(100 + 2 * 0.5 + 2 * 100 * REST_S)
+    assert registry.refresh_interval_s == pytest.approx(20.0)
 
 
 def test_a_failing_look_changes_nothing() -> None:

@@ -42,7 +42,9 @@ def test_a_relative_root_gives_absolute_places(
     """Other processes have other working folders."""
     put(tmp_path, "models/a/1")
     monkeypatch.chdir(tmp_path)
-    assert FolderScanner(Path("models")).scan()[0].location == str(tmp_path / "models/a/1/model.pt")
+    assert next(FolderScanner(Path("models")).scan()).location == str(
+        tmp_path / "models/a/1/model.pt"
+    )
 
 
 def test_what_does_not_fit_is_left_out(tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_a_folder_that_cannot_be_read_hides_no_other(
 def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
     """An empty registry would look as if all models had been removed."""
     with pytest.raises(OSError, match="nothing"):
-        FolderScanner(tmp_path / "nothing").scan()
+        list(FolderScanner(tmp_path / "nothing").scan())
     with pytest.raises(OSError, match="nothing"):
         FolderScanner(tmp_path / "nothing").scan_name("a")
 
@@ -150,10 +152,27 @@ def test_a_card_is_read_once_per_change(
     monkeypatch.setattr("serve_app.registry.folder.read_card", counted)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert source.scan()[0].card.task is None
+            assert [entry.card.task for entry in source.scan()] == [None]
     assert len(read) == len(caplog.records) == 1
     assert str(path) in caplog.text
     path.write_bytes(b"task: pose\n")
-    assert source.scan()[0].card.task is Task.POSE
+    assert [entry.card.task for entry in source.scan()] == [Task.POSE]
     path.unlink()
-    assert source.scan()[0].card.task is None
+    assert [entry.card.task for entry in source.scan()] == [None]
+
+
+def test_what_has_not_changed_is_the_same_object(tmp_path: Path) -> None:
+    """So two scans of 10,000 models are compared at once; a file that is replaced is noticed."""
+    for place in ("a/1", "b/1"):
+        put(tmp_path, place)
+        put(tmp_path, place, "model.yaml", b"task: pose\n")
+    scanner = FolderScanner(tmp_path)
+    before = {entry.key.name: entry for entry in scanner.scan()}
+    put(tmp_path, "a/1", content=b"other weights")
+    after = {entry.key.name: entry for entry in scanner.scan()}
+    assert after["b"] is before["b"]
+    assert scanner.scan_name("b")[0] is before["b"]
+    assert after["a"].size_bytes == len(b"other weights")
+    assert after["a"].card is before["a"].card
+    (tmp_path / "b/1/model.pt").rename(tmp_path / "b/1/model.onnx")
+    assert [entry.format for entry in scanner.scan_name("b")] == [ModelFormat.ONNX]

@@ -8,6 +8,7 @@ import pytest
 from serve_app.errors import ModelNotFoundError
 from serve_app.registry.catalog import Registry
 from serve_app.registry.live import AsyncRegistry
+from serve_app.registry.pace import Pace
 from serve_app.types import ModelKey, ModelRef
 from tests.unit.registry.support import Clock, FakeSource
 
@@ -164,3 +165,29 @@ async def test_a_loader_finds_what_another_process_has_just_found() -> None:
     fixture.source.keys = ["a@1"]
     with pytest.raises(ModelNotFoundError):
         await fixture.registry.current_spec(new)
+
+
+async def test_a_loader_starts_no_scan() -> None:
+    """It knows what it wants; a scan would compete with the load that the look is for."""
+    fixture = Fixture()
+    await fixture.registry.list()
+    fixture.clock.now += 3600
+    await fixture.registry.current_spec(ModelKey("a", "1"))
+    assert not fixture.registry.scanning
+    assert fixture.source.scans == 1
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+async def test_a_scan_rests_unless_somebody_waits_for_it(urgent: bool) -> None:
+    """A client that lists models does, the preparer does not."""
+    rests: list[float] = []
+    ticks = iter(range(100))
+    pace = Pace(lambda: float(next(ticks)), rests.append)
+    clock = Clock()
+    registry = AsyncRegistry(Registry(FakeSource(["a@1", "b@1"]), clock=clock, pace=pace))
+    assert len(await registry.list(urgent=urgent)) == 2
+    assert len(rests) == (0 if urgent else 2)
+    rests.clear()
+    clock.now += 3600
+    await registry.list(urgent=False)
+    assert len(rests) == 2, "a hurry is for one scan"

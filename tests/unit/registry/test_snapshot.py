@@ -1,6 +1,8 @@
 """References: which version they mean, and what is said when there is none."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve_app.errors import ModelNotFoundError
 from serve_app.registry.snapshot import Snapshot, version_order
@@ -82,3 +84,35 @@ def test_versions_are_listed_from_the_lowest_to_the_highest() -> None:
     assert [str(entry.key) for entry in snapshot.of_name("a")] == ["a@10", "a@9", "a@v8.4.0"]
     assert snapshot.versions("c") == ()
     assert snapshot.of_name("c") == ()
+
+
+_KEYS = st.builds("{}@{}".format, st.sampled_from("abc"), st.sampled_from(["1", "2", "10", "dev"]))
+_SOURCES = st.lists(st.lists(_KEYS, unique=True, max_size=8), min_size=2, max_size=2)
+
+
+@given(before=_SOURCES, after=_SOURCES, name=st.sampled_from("abc"))
+def test_one_name_replaced_is_as_if_all_were_made_anew(
+    before: list[list[str]], after: list[list[str]], name: str
+) -> None:
+    """Whatever there was of it and is now, and the snapshot before stays as it was."""
+    old = [list(map(spec, keys)) for keys in before]
+    new = [[spec(key) for key in keys if key.startswith(name)] for keys in after]
+    mixed = [
+        [*(entry for entry in known if entry.key.name != name), *of_name]
+        for known, of_name in zip(old, new, strict=True)
+    ]
+    snapshot = Snapshot(old)
+    assert _told(snapshot.with_name(name, new)) == _told(Snapshot(mixed))
+    assert _told(snapshot) == _told(Snapshot(old))
+
+
+def _told(snapshot: Snapshot) -> list[object]:
+    told: list[object] = [snapshot.specs]
+    for name in "abc":
+        told += [snapshot.of_name(name), snapshot.versions(name)]
+        for version in (None, "1", "10", "dev"):
+            try:
+                told.append(snapshot.resolve(ModelRef(name, version)))
+            except ModelNotFoundError as error:
+                told.append(error.detail)
+    return told

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from serve_app.engines.memory import resident_bytes
 from serve_app.errors import InvalidImageError, InvalidParameterError, ModelBrokenError
 from serve_app.types import ImageResult, ModelKey, PredictParams, PredictRequest
 from tests.support.checkpoints import BUS, reference
+from tests.support.climb import Climb
 from tests.unit.replica.conftest import MODELS, Replica
 from tests.unit.replica.fakes import png
 
@@ -107,18 +109,17 @@ async def test_a_cancelled_request_gives_its_lease_back(replica: Replica) -> Non
 
 
 async def test_evictions_return_the_memory(replica: Replica) -> None:
-    """The whole way of 200 loads and evictions leaves the resident set where it was."""
+    """The whole way of loads and evictions leaves the resident set where it was."""
     replica.cache.reconfigure(CacheLimits(2**30, max_models=1))
-    resident: list[int] = []
-    for cycle in range(200):
+    # A model that stayed would add 400 kB per load.
+    climb = Climb(limit=8192)
+    for cycle in itertools.count():
         name = ("first", "third")[cycle % 2]
         result = await replica.service.predict(_request(name, png(1)))
         assert result.cold
         if cycle == 40:
             gc.collect()
-        if cycle > 40:
-            resident.append(resident_bytes())
-    slope, _ = np.polyfit(np.arange(len(resident)), np.array(resident), 1)
-    # A model that stayed would add 400 kB per cycle.
-    assert slope < 8192, f"the resident set climbs by {slope:.0f} bytes per load"
+        if climb.add(resident_bytes()):
+            break
+    assert climb.settled, f"the resident set climbs by {climb.slopes} bytes per load"
     assert len(replica.cache.snapshot()) == 1

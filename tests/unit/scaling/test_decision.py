@@ -77,7 +77,7 @@ def test_copies_of_hot_models_do_not_keep_the_fleet_up() -> None:
     """Four replicas that all hold the same two models need one."""
     hot = replace(CALM, working_set_bytes=60.0, hot={"a@1": 40.0, "b@1": 20.0})
     assert union_bytes([hot] * 4) == 60.0
-    assert decide(_fleet(hot, hot, hot, hot), RULES).replicas == 1
+    assert decide(_fleet(hot, hot), RULES).replicas == 1
 
 
 def test_it_shrinks_only_to_what_holds_the_working_set() -> None:
@@ -85,8 +85,26 @@ def test_it_shrinks_only_to_what_holds_the_working_set() -> None:
     apart = [replace(CALM, working_set_bytes=60.0) for _ in range(4)]  # 240 in four times 100
     assert decide(_fleet(*apart), RULES).replicas == 3
     assert decide(_fleet(*apart[:2]), RULES).replicas == 2
-    assert decide(_fleet(*[replace(CALM, working_set_bytes=10)] * 4), RULES).replicas == 1
+    assert decide(_fleet(*[replace(CALM, working_set_bytes=10)] * 2), RULES).replicas == 1
     assert decide(_fleet(*apart), replace(RULES, margin=0.7)).replicas == 4
+
+
+def test_replicas_go_one_at_a_time_while_their_models_are_wanted() -> None:
+    """Of two that went together each might have one of a model's two copies."""
+    idle = ReplicaLoad(100.0)
+    for wanted in (
+        replace(CALM, working_set_bytes=10),
+        ReplicaLoad(100.0, asked=1),
+        ReplicaLoad(100.0, pinned={"a@1": 5.0}),
+        ReplicaLoad(100.0, pinned_bytes=5.0),
+        ReplicaLoad(100.0, everywhere_bytes=5.0),
+    ):
+        decision = decide(_fleet(wanted, idle, idle, idle, requests=0), RULES)
+        assert (decision.replicas, decision.reason) == (3, "one at a time")
+        assert decide(_fleet(wanted, idle, requests=0), RULES).replicas == 1
+        assert decide(_fleet(wanted, idle, idle, idle, requests=0, most=2), RULES).replicas == 2
+    assert decide(_fleet(idle, idle, idle, idle, requests=0), RULES).replicas == 1
+    assert decide(_fleet(idle, idle, idle, requests=0, least=0), RULES).replicas == 0
 
 
 def test_it_does_not_return_to_a_number_that_was_too_small() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from serve_app.fleet.share import share_of
-from tests.integration.conftest import DEMO_MODELS, FLEET_USER_CONFIG, replicas_of
-from tests.integration.server import Server, wait_until
+from tests.integration.fleet.conftest import FLEET_USER_CONFIG
+from tests.integration.server import DEMO_MODELS, Server, replicas_of, wait_until
 
 PIN = "codes-n@1"
 Replicas = dict[str, dict[str, Any]]

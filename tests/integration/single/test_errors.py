@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from serve_app.errors import ERRORS, DeviceFailedError, ReplicaFailingError
-from tests.integration.server import Server, wait_until
+from tests.integration.server import ROOT, Server, wait_until
 
 
 def _png_header(width: int, height: int) -> bytes:
@@ -176,7 +176,7 @@ def test_the_header_of_multiplexing_names_a_model(server: Server) -> None:
 def test_every_code_of_the_contract_is_provoked_here() -> None:
     """A new error needs a test of its own; no client can make a device or a replica fail."""
     source = Path(__file__).read_text()
-    replicas = Path(__file__).parents[1] / "unit/ingress/test_serve_backend.py"
+    replicas = ROOT / "tests/unit/ingress/test_serve_backend.py"
     assert {code for code in ERRORS if f'"{code}"' not in source} == {
         DeviceFailedError.code,
         ReplicaFailingError.code,

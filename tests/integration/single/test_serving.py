@@ -12,8 +12,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tests.integration.conftest import DEMO_MODELS
-from tests.integration.server import Server, wait_until
+from tests.integration.server import DEMO_MODELS, Server, wait_until
 
 CLASSES = {
     "fasteners-n": {"washer", "nut", "bolt", "pin"},

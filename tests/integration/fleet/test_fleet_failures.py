@@ -8,8 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.integration.conftest import replicas_of
-from tests.integration.server import Server, wait_until
+from tests.integration.server import Server, replicas_of, wait_until
 
 MODELS = ("fasteners-n", "components-n")
 CLIENTS = 4
