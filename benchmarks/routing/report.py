@@ -72,7 +72,7 @@ it sees the first load, and spills from full queues to replicas that load it ane
 It is overloaded in those rows: its queues grow while the trace lasts, and a longer trace would show
 longer latencies. In *one stream* both miss about equally often, so the target is not met there:
 less is loaded twice, in W2 requests wait so long in stock's queues that many join one load (*cold*
-less *misses*), and no router can reach half of stock's misses: one cache would not either.
+less *misses*), and one cache would not halve stock's misses either.
 
 Ours doubles some loads too: two routers choose in the same moment, a burst calls for a copy of a
 model that is rare otherwise, or the replica that has it is full.
@@ -83,7 +83,7 @@ CAUSES = """\
 
 Loads of the first seed. *first*: models that nobody had loaded before, which no router avoids.
 *copies*: another replica had the model or was loading it. *again*: it had been evicted everywhere;
-beside it what one cache loads again. What remains between the two is time, not place: bytes of
+beside it what one cache loads again. What lies between the two is mostly time: bytes of
 loads in progress and of further copies hold no other model, and of the few models of one replica
 those in use cannot go, so another one must.
 
