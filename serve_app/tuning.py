@@ -42,6 +42,10 @@ BASE: Mapping[str, str] = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # So does the router that picks a detector; it waits for others only.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    # A replica that has failed its health check is ended at once. It is silent, stuck or without
+    # its device, so it would not finish its requests in the time that it gets otherwise, and its
+    # node would have no room for another one meanwhile.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
 }
 
 HAPROXY: Mapping[str, str] = {

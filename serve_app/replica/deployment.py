@@ -200,6 +200,7 @@ class Detector:
             advertised=self._bridge.advertised,
             models=self._cache.snapshot(),
             parked=self._loader.parked(),
+            late_s=self._streams.watch.late_s(),
         ).to_wire()
 
     async def reconfigure(self, user_config: Mapping[str, Any], rank: ReplicaRank) -> None:

@@ -8,7 +8,14 @@ from collections.abc import Callable, Collection, Sequence, Set
 from typing import Protocol
 
 from serve_app.routing.idfilter import IdFilter
-from serve_app.routing.stats import MAX_PARKED, RoutingStats, hottest, rounded, rounded_free_bytes
+from serve_app.routing.stats import (
+    MAX_PARKED,
+    RoutingStats,
+    hottest,
+    rounded,
+    rounded_free_bytes,
+    rounded_late_s,
+)
 from serve_app.types import ModelKey, PredictResult, ResidentModel
 
 _WINDOW_S = 3.0
@@ -84,6 +91,7 @@ class RoutingMeter:
         advertised: Set[str],
         models: Sequence[ResidentModel],
         parked: Sequence[ModelKey],
+        late_s: float = 0.0,
     ) -> RoutingStats:
         """Return what routers should know now.
 
@@ -94,6 +102,7 @@ class RoutingMeter:
             advertised: what routers are told to be here
             models: what is
             parked: what is one copy in host memory away, the last used last
+            late_s: for how long a step of the engine has taken much longer than expected
         """
         self._age()
         resident = {model.key: model.bytes for model in models if model.state == "resident"}
@@ -109,6 +118,7 @@ class RoutingMeter:
             loading=frozenset(advertised - resident.keys()),
             parked=frozenset(left[-MAX_PARKED:]),
             prepared=self._filter,
+            late_s=rounded_late_s(late_s),
             busy=hottest({key: work / _WINDOW_S for key, work in self._work_s.items()}),
         )
 

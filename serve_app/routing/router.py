@@ -19,14 +19,25 @@ Ray pickles this module by value, so it must stay free of what cannot be pickled
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from serve_app.routing.fleet_view import FleetView, ReplicaState
+from serve_app.routing.recipient import Recipient, StalledError, note
 from serve_app.routing.scoring import RoutingConfig
+from serve_app.routing.silent import Silent
 from serve_app.routing.stats import RoutingStats
+
+_PROBE_S = 2.0
+"""What Ray is told of the patience with a probe; who probes ends it."""
+_STALLED_S = 2.0
+"""A replica whose engine is late by so much is left by its calls; ten times what the step was
+expected to take it is in any case. New calls go elsewhere as soon as it says that it is late."""
+
+_NOTHING_SAID: tuple[Mapping[str, Any], RoutingStats] = ({}, RoutingStats())
 
 
 class FleetRouter(RequestRouter):
@@ -40,6 +51,7 @@ class FleetRouter(RequestRouter):
         """
         self._view = FleetView(RoutingConfig(**settings))  # type: ignore[arg-type]
         self._known: dict[str, RunningReplica] = {}
+        self._silent = Silent(self._show)
         self._stats: dict[str, tuple[Mapping[str, Any], RoutingStats]] = {}
         self._request_of: WeakKeyDictionary[asyncio.Task[Any], PendingRequest] = WeakKeyDictionary()
 
@@ -49,14 +61,27 @@ class FleetRouter(RequestRouter):
         """Take the state of all replicas, which Ray broadcasts with every change."""
         self._known = {replica.replica_id.unique_id: replica for replica in replicas}
         self._stats = {id_: self._read(id_, replica) for id_, replica in self._known.items()}
-        self._view.update([self._state(id_, replica) for id_, replica in self._known.items()])
+        self._silent.keep(self._known)
+        self._show()
         super().update_replicas(replicas)
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Drop a replica at once; the next broadcast may be seconds away."""
         super().on_replica_actor_died(replica_id)
         self._known.pop(replica_id.unique_id, None)
+        self._silent.keep(self._known)
         self._view.gone(replica_id.unique_id)
+
+    def on_send_request(self, replica_id: ReplicaID) -> None:
+        """Note for whoever waits for the answer who owes it; see serve_app.routing.recipient."""
+        super().on_send_request(replica_id)
+        replica = self._known.get(replica_id.unique_id)
+        if replica is not None:
+            ask = partial(self._ask, replica)
+            # The caller may live on another loop than this router.
+            tell = asyncio.get_running_loop().call_soon_threadsafe
+            is_silent = partial(tell, self._fell_silent, replica)
+            note(Recipient(replica_id.unique_id, ask, is_silent))
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Take in that a request has ended, or was not accepted."""
@@ -81,6 +106,35 @@ class FleetRouter(RequestRouter):
         ranked = self._view.rank(model, self._queue_len)
         known = self._known
         return [[known[id_] for id_ in rank] for rank in ranked] or [candidate_replicas]
+
+    def _fell_silent(self, replica: RunningReplica) -> None:
+        """Send nothing more to a replica until it has given a sign of life."""
+        id_ = replica.replica_id.unique_id
+        if id_ in self._known:
+            self.on_replica_actor_unavailable(replica.replica_id)  # Ray asks before it sends
+            self._silent.add(id_, partial(self._ask, replica))
+            self._show()
+
+    async def _ask(self, replica: RunningReplica) -> None:
+        """Ask a replica for a sign of life.
+
+        Raises:
+            StalledError: it says itself that its engine hangs, and there are others that get on
+        """
+        _, stats = self._stats.get(replica.replica_id.unique_id, _NOTHING_SAID)
+        if stats.late_s >= _STALLED_S and self._in_time():
+            raise StalledError
+        await replica.get_queue_len(deadline_s=_PROBE_S)
+
+    def _show(self) -> None:
+        """Show the view the replicas that get on; all that are not silent if none does."""
+        shown = self._in_time() or [id_ for id_ in self._known if id_ not in self._silent]
+        self._view.update([self._state(id_, self._known[id_]) for id_ in shown])
+
+    def _in_time(self) -> list[str]:
+        """Return the replicas that answer and whose engines get on."""
+        known = [id_ for id_ in self._known if id_ not in self._silent]
+        return [id_ for id_ in known if not self._stats[id_][1].late_s]
 
     def _queue_len(self, id_: str) -> int | None:
         queue_len: int | None = self.replica_queue_len_cache.get(self._known[id_].replica_id)

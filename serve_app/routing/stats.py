@@ -34,6 +34,8 @@ class RoutingStats:
     parked: ids in host memory, one copy away from the device
     prepared: ids whose prepared weights lie on its node
     busy: share of its capacity (0..1) that its hottest models took lately
+    late_s: for how long a step of its engine has run that takes much longer than expected, rounded
+        down to a power of two; 0 below a second
     """
 
     budget_bytes: int = 0
@@ -46,6 +48,7 @@ class RoutingStats:
     parked: frozenset[str] = frozenset()
     prepared: IdFilter | None = None
     busy: Mapping[str, float] = field(default_factory=dict, hash=False)
+    late_s: float = 0.0
 
     def to_wire(self) -> dict[str, Any]:
         """Return plain data; equal statistics give equal data."""
@@ -60,6 +63,7 @@ class RoutingStats:
             "parked": sorted(self.parked),
             "prepared": None if self.prepared is None else self.prepared.to_wire(),
             "busy": dict(sorted(self.busy.items())),
+            "late_s": self.late_s,
         }
 
     @classmethod
@@ -80,6 +84,7 @@ class RoutingStats:
             parked=_ids(wire.get("parked")),
             prepared=IdFilter.from_wire(wire.get("prepared")),
             busy={id_: min(1.0, _number(s)) for id_, s in shares if isinstance(id_, str)},
+            late_s=_number(wire.get("late_s")),
         )
 
 
@@ -92,6 +97,11 @@ def rounded_free_bytes(budget_bytes: int, used_bytes: int) -> int:
 def rounded(value: float) -> float:
     """Return a number with two significant digits."""
     return float(f"{value:.2g}")
+
+
+def rounded_late_s(seconds: float) -> float:
+    """Return the power of two below so many seconds, 0 below a second."""
+    return 2.0 ** int(math.log2(seconds)) if seconds >= 1 else 0.0
 
 
 def hottest(shares: Mapping[str, float]) -> dict[str, float]:
