@@ -178,9 +178,14 @@ def run_once(backend: Backend, batch: int = 1) -> float:
         return time.perf_counter() - started
 
 
-def time_batches(backend: Backend) -> BatchProfile:
-    """Find how large batches should be, with a model that has run before (stream)."""
-    return measure(lambda batch: run_once(backend, batch)) if backend.batches else BatchProfile()
+def time_batches(backend: Backend, first_s: float = 0.0) -> BatchProfile:
+    """Find how large batches should be, with a model that has run before (stream).
+
+    `first_s`: what it took then; that will do where it takes one picture at a time.
+    """
+    if not backend.batches:
+        return BatchProfile((first_s,))
+    return measure(lambda batch: run_once(backend, batch))
 
 
 def _predictor(backend: Backend, params: PredictParams, imgsz: tuple[int, int]) -> Any:

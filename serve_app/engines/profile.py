@@ -13,7 +13,7 @@ _GAIN = 0.9  # of the time per picture: less is worth the waiting
 class BatchProfile:
     """Measured seconds of batches of 1, 2, 4... pictures of a model's own input size.
 
-    An empty table stands for a model that takes one picture at a time and was not timed.
+    A model that takes one picture at a time has a table of one; an empty one was not timed.
     """
 
     seconds: tuple[float, ...] = ()

@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from serve_app.engines.watch import Watch
+from serve_app.engines.watch import WARM_UP_S, Watch
 from serve_app.engines.worker import settle
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 Work = Callable[[], None]
 _MOST_STREAMS = 4
-WARM_UP_S = 12.0
-"""What is submitted may take that long: the first passes of a graph compile and record it."""
 
 
 def default_streams(device: str, cores: int) -> int:

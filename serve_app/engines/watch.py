@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 PATIENCE = 10.0
 """A step may take so many times what is expected of it, however long that is."""
+WARM_UP_S = 12.0
+"""What nothing is known of, a first pass say, is no later than a warm-up, which may take that long:
+the first passes of a graph compile and record it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,8 +53,9 @@ class Watch:
     def late_s(self) -> float:
         """Return for how long a step has run that takes much longer than expected; 0: none does.
 
-        Where nothing is expected of a step, this is how long it has run.
+        Where nothing is expected of a step, it may take as long as a warm-up.
         """
         now = self._clock()
         took = ((now - step.begun, step.expected_s) for step in list(self._running.values()))
-        return max((s for s, expected_s in took if s > PATIENCE * expected_s), default=0.0)
+        late = (s for s, expected_s in took if s > (PATIENCE * expected_s or WARM_UP_S))
+        return max(late, default=0.0)

@@ -56,6 +56,7 @@ def test_footprint_is_measured(exported: Path, bus: ImageArray) -> None:
         model = engine.open(exported)
         assert model.footprint == estimate
         model.warm_up()
+        assert model.profile.expected_s(1) > 0, "a slow one would be taken for a hung one"
         models.append(model)
 
     release_free_memory()

@@ -377,6 +377,7 @@ def test_onnx_is_answered_as_by_onnx_runtime(exported: Path, bus: ImageArray) ->
     assert expected.boxes is not None
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
     assert model.profile.max_batch == 1
+    assert model.profile.expected_s(1) > 0, "a slow one would be taken for a hung one"
     model.close()
 
 

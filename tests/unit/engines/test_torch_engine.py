@@ -216,7 +216,7 @@ def test_memory_is_given_back(checkpoints: CheckpointFolder) -> None:
         if climb.add(resident_bytes()):
             break
 
-    assert climb.settled, f"the resident set climbs by {climb.slopes} bytes per load"
+    assert climb.settled, f"the resident set climbs by {climb.rates} bytes per load"
     assert climb.spread < 8 * 2**20
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.engines.watch import PATIENCE, Watch
+from serve_app.engines.watch import PATIENCE, WARM_UP_S, Watch
 from tests.unit.cache.fakes import FakeClock
 
 
@@ -56,3 +56,14 @@ def test_a_step_is_late_beyond_many_times_what_is_expected() -> None:
             clock.advance(1.0)
             assert watch.late_s() == 7.0
     assert watch.late_s() == 0.0
+
+
+def test_what_nothing_is_known_of_is_late_after_a_warm_up() -> None:
+    """The first pass of a slow model: nobody could say how long it takes."""
+    clock = FakeClock()
+    watch = Watch(clock)
+    with watch.step("a pass"):
+        clock.advance(WARM_UP_S)
+        assert watch.late_s() == 0.0
+        clock.advance(1.0)
+        assert watch.late_s() == WARM_UP_S + 1.0
