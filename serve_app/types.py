@@ -276,7 +276,7 @@ class ReplicaReport:
     pin_errors: why a pinned model could not be loaded here, by key
     configured: the copies that `user_config` wants of its pinned models, by key
     pins: what was pinned and unpinned over HTTP, as far as this replica knows
-    spare_copies_after_s: as in `user_config`
+    spare_copies_after_s, working_set_window_s: as in `user_config`
     load: what the autoscaler is told (serve_app.scaling.reports)
     """
 
@@ -297,4 +297,5 @@ class ReplicaReport:
     configured: Mapping[str, Copies] = field(default_factory=dict, hash=False)
     pins: tuple[Pin, ...] = ()
     spare_copies_after_s: float | None = None
+    working_set_window_s: float = 60.0
     load: Mapping[str, float] = field(default_factory=dict, hash=False)

@@ -50,6 +50,7 @@ class Entry(Generic[M]):
     settled: resolved when the load has ended, well or with `error`
     gone: resolved when the model has been closed, or may stay after all
     need: what it holds or will hold
+    evicts_after_s: its load evicts only what has been idle for so many seconds, and does not wait
     victims: the models that are leaving for it
     unloads: callers of `unload` that wait for it to go
     """
@@ -59,6 +60,7 @@ class Entry(Generic[M]):
     holds: int = 0
     uses: int = 0
     last_used: float = 0.0
+    evicts_after_s: float = 0.0
     since: float = 0.0
     turn: asyncio.Future[None] = field(default_factory=_future)
     settled: asyncio.Future[None] = field(default_factory=_future)

@@ -137,8 +137,17 @@ class ModelCache(Generic[P, M]):
         )
 
     @asynccontextmanager
-    async def lease(self, key: ModelKey, *, timeout_s: float) -> AsyncIterator[Lease[M]]:
+    async def lease(
+        self,
+        key: ModelKey,
+        *,
+        timeout_s: float,
+        is_request: bool = True,
+        evicts_after_s: float = 0.0,
+    ) -> AsyncIterator[Lease[M]]:
         """Hold `key` in memory for the length of the block, loading it first if need be.
+
+        is_request: whether someone asks for it, which the observer is told; else see `load`
 
         Raises:
             OverloadedError: there was no room or no turn for it in `timeout_s`
@@ -147,8 +156,8 @@ class ModelCache(Generic[P, M]):
             ServeAppError: whatever its load ended in, or the last one of a model set aside
         """
         asked, deadline = self._clock(), _deadline(timeout_s)
-        waited = await self._until_not_leaving(key, deadline)
-        entry = self._hold(key, waited=waited)
+        waited = await self._until_not_leaving(key, deadline, is_request)
+        entry = self._hold(key, waited, is_request, evicts_after_s)
         try:
             cold = entry.is_loading
             if cold:
@@ -159,14 +168,30 @@ class ModelCache(Generic[P, M]):
         finally:
             self._release(entry)
 
-    async def load(self, key: ModelKey, *, timeout_s: float, at_once: bool = False) -> bool:
+    async def load(
+        self,
+        key: ModelKey,
+        *,
+        timeout_s: float,
+        at_once: bool = False,
+        evicts_after_s: float = 0.0,
+    ) -> bool:
         """Make `key` resident and keep no lease; return whether it had to be loaded.
 
-        at_once: try it even if it is set aside because its loads failed
+        It is no request: what is loaded ahead of requests says nothing of what is asked for.
+
+        Args:
+            key: the model
+            timeout_s: how long it may take
+            at_once: try it even if it is set aside because its loads failed
+            evicts_after_s: evict only models that have been idle for so long, and where these are
+                too few raise OverloadedError at once; until somebody asks for `key`
         """
         if at_once:
             self._quarantine.try_now(key)
-        async with self.lease(key, timeout_s=timeout_s) as lease:
+        async with self.lease(
+            key, timeout_s=timeout_s, is_request=False, evicts_after_s=evicts_after_s
+        ) as lease:
             return lease.cold
 
     async def unload(self, key: ModelKey, *, timeout_s: float) -> bool:
@@ -221,7 +246,7 @@ class ModelCache(Generic[P, M]):
 
     # --- requests -------------------------------------------------------------------------------
 
-    async def _until_not_leaving(self, key: ModelKey, deadline: float) -> bool:
+    async def _until_not_leaving(self, key: ModelKey, deadline: float, is_request: bool) -> bool:
         """Wait while `key` is on its way out; return whether that took any waiting."""
         if self._clock() >= self._state.impatient_at:
             self._go_on()  # a load may have waited long enough to have this very model sent away
@@ -229,25 +254,32 @@ class ModelCache(Generic[P, M]):
         while (entry := self._state.entries.get(key)) is not None and entry.is_leaving:
             waited = True
             if not await _done(entry.gone, deadline):
-                self._observer.requested(key, "waited")
+                if is_request:
+                    self._observer.requested(key, "waited")
                 raise OverloadedError(f"model {key} is being evicted: try again later")
         return waited
 
-    def _hold(self, key: ModelKey, *, waited: bool) -> Entry[M]:
+    def _hold(
+        self, key: ModelKey, waited: bool, is_request: bool, evicts_after_s: float
+    ) -> Entry[M]:
         """Return the entry of `key` with one more hold; begin its load if there is none."""
         if self._state.ending:
             raise _ENDING.copy()
         entry = self._state.entries.get(key)
         if entry is None:
             self._quarantine.check(key)
-            self._observer.requested(key, "missed")
+            if is_request:
+                self._observer.requested(key, "missed")
             entry = self._state.add(key)
+            entry.evicts_after_s = evicts_after_s
             self._state.use(entry)
             entry.task = self._spawn(self._load(entry))
             self._go_on()
             return entry
         outcome: Outcome = "waited" if waited or entry.is_loading else "hit"
-        self._observer.requested(key, outcome)
+        if is_request:
+            self._observer.requested(key, outcome)
+        entry.evicts_after_s = min(entry.evicts_after_s, evicts_after_s)
         self._state.use(entry)
         return entry
 

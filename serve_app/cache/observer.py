@@ -13,7 +13,10 @@ class CacheObserver(Protocol):
     """Receives the cache's events. Called amid decisions, so it must neither raise nor block."""
 
     def requested(self, key: ModelKey, outcome: Outcome) -> None:
-        """Someone asked for `key`: it was resident, had to be waited for, or began its load."""
+        """Someone asked for `key`: it was resident, had to be waited for, or began its load.
+
+        Not told of `ModelCache.load`: pins, preloads and second copies are no requests.
+        """
 
     def loaded(self, key: ModelKey, seconds: float, phases_s: Mapping[str, float]) -> None:
         """`key` became resident; `seconds` of work, without waiting for a turn or for room."""

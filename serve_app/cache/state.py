@@ -110,7 +110,8 @@ class CacheState(Generic[M]):
         if not self.limits.allow_beside(self.planned, entry.need):
             self._take_back_promises()  # memory that is taken goes before memory that is promised
         idle, _ = self._evictable()
-        admission = admit(entry.key, entry.need, self.planned, idle, self.limits)
+        may_go = self._may_go_for(entry, idle)
+        admission = admit(entry.key, entry.need, self.planned, may_go, self.limits)
         if admission.verdict is Verdict.FITS:
             self.planned.add(entry.key, entry.need)
             self._settle(entry, Phase.RESIDENT)
@@ -207,19 +208,19 @@ class CacheState(Generic[M]):
         idle, leased = self._evictable()
         for entry in waiting:
             patient_until = entry.since + self._patience_s
-            impatient = now >= patient_until
-            ranked = [*idle, *leased] if impatient else idle
-            evictable = [key for key in ranked if not self.entries[key].is_leaving]
-            admission = admit(entry.key, entry.need, self.planned, evictable, self.limits)
+            spare = entry.evicts_after_s > 0
+            impatient = now >= patient_until and not spare
+            may_go = self._may_go_for(entry, [*idle, *leased] if impatient else idle)
+            admission = admit(entry.key, entry.need, self.planned, may_go, self.limits)
             if admission.verdict is Verdict.FITS:
                 entry.phase = Phase.ADMITTED
                 entry.victims = tuple(self.entries[key] for key in admission.victims)
                 self.planned.add(entry.key, entry.need)
                 self.evict(admission.victims, admission.reason)
-            elif admission.verdict is not Verdict.BUSY:
-                del self._line[entry.key]
+            elif admission.verdict is not Verdict.BUSY or spare:
                 error = refusal(admission.verdict, entry.key, entry.need, self.limits)
                 entry.turn.set_exception(error)
+                self.failed(entry, error)  # now, so that nobody joins it
             elif impatient:
                 return
             else:
@@ -300,6 +301,12 @@ class CacheState(Generic[M]):
                 (leased if entry.holds else idle).append(self._usage(entry))
         rank = self._policy.order
         return [usage.key for usage in rank(idle)], [usage.key for usage in rank(leased)]
+
+    def _may_go_for(self, entry: Entry[M], ranked: Iterable[ModelKey]) -> list[ModelKey]:
+        """Return those of the resident models `ranked` that may be evicted for `entry`."""
+        since = self._clock() - entry.evicts_after_s
+        found = ((key, self.entries[key]) for key in ranked)
+        return [key for key, one in found if not one.is_leaving and one.last_used <= since]
 
     def _usage(self, entry: Entry[M]) -> Usage:
         # Not what its graph takes as well, if it holds that last: the seconds of its own load do

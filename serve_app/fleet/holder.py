@@ -38,6 +38,7 @@ class Holder:
         *,
         apply: Callable[[frozenset[str]], None],
         load: Callable[[str], Awaitable[None]],
+        load_spare: Callable[[str], Awaitable[None]],
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -47,6 +48,7 @@ class Holder:
             replica_id: the replica's own id in orders
             apply: is told the pinned models whenever they change
             load: makes a model resident; raises ServeAppError when it cannot
+            load_spare: the same at the price of nothing that is asked for
             clock: seconds of the wall clock
             sleep: waits for some seconds
         """
@@ -54,12 +56,13 @@ class Holder:
         self.configured: dict[str, Copies] = {}
         self.pinned: frozenset[str] = frozenset()
         self._replica_id = replica_id
-        self._apply, self._load = apply, load
+        self._apply, self._load, self._load_spare = apply, load, load_spare
         self._clock, self._sleep = clock, sleep
         self._assigned: frozenset[str] = frozenset()
         self._failed: dict[str, _Failed] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._tried: dict[str, asyncio.Event] = {}
+        self._spares: frozenset[str] = frozenset()  # still to be loaded
         self._spare: asyncio.Task[None] | None = None
         self._turns = asyncio.Semaphore(CONCURRENT_LOADS)
 
@@ -98,9 +101,9 @@ class Holder:
         self.table.forget(now, self.configured)
         if not stale:
             self._assigned = orders.pinned.get(self._replica_id, frozenset())
-            spare = orders.spare.get(self._replica_id, frozenset())
-            if spare and (self._spare is None or self._spare.done()):
-                self._spare = asyncio.create_task(self._load_spare(sorted(spare)))
+            self._spares = orders.spare.get(self._replica_id, frozenset())
+            if self._spares and (self._spare is None or self._spare.done()):
+                self._spare = asyncio.create_task(self._load_spares())
         self._settle()
 
     async def tried(self) -> None:
@@ -143,13 +146,17 @@ class Holder:
             retry_s = min(2 * retry_s, LAST_RETRY_S)
         tried.set()
 
-    async def _load_spare(self, keys: Iterable[str]) -> None:
-        """Load each of `keys` once; one that cannot be loaded is no loss."""
-        for key in keys:
+    async def _load_spares(self) -> None:
+        """Load what the last orders name, each once; one that cannot be loaded is no loss."""
+        while self._spares:
+            key = min(self._spares)
+            self._spares -= {key}
             try:
-                await self._load(key)
+                await self._load_spare(key)
             except ServeAppError as error:
                 logger.info("no second copy of %s here: %s", key, error.detail)
+            except Exception:  # a defect: it must not end the others
+                logger.exception("loading a second copy of %s failed unexpectedly", key)
 
     async def _loaded(self, key: str) -> bool:
         try:

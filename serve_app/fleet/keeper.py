@@ -92,6 +92,7 @@ class FleetKeeper:
         self._table = PinTable()
         self._seen: dict[str, tuple[float, ReplicaReport]] = {}
         self._fewer_since: tuple[float, int] | None = None
+        self._spares_told = False
         self._changed = asyncio.Event()
         self._failing = False
 
@@ -205,8 +206,10 @@ class FleetKeeper:
         shrinks = self._may_shrink(reports)
         planned = plan(reports, wanted, at_least=2 if shrinks else 1)
         spare = spares(reports, planned) if shrinks else {}
-        if spare or self._differs(reports, planned, wanted):
+        # Once more when spares end, so that replicas stop loading those that are not there yet.
+        if spare or self._spares_told or self._differs(reports, planned, wanted):
             await self._fleet.order(Orders(self._table.pins, planned, spare))
+            self._spares_told = bool(spare)
         return any(copies is not None for copies in wanted.values())
 
     def _differs(
@@ -227,11 +230,11 @@ class FleetKeeper:
 
     def _with_missing(self, reports: Sequence[ReplicaReport]) -> list[ReplicaReport]:
         """Return `reports` with those of replicas that answered a moment ago."""
-        if not reports:  # all are gone, or take a new configuration: nothing is to be told to them
-            return []
         now = self._clock()
         self._seen |= {report.replica_id: (now, report) for report in reports}
         self._seen = {name: old for name, old in self._seen.items() if now - old[0] <= GRACE_S}
+        if not reports:  # all are gone, or take a new configuration: nothing is to be told to them
+            return []
         return [self._seen[name][1] for name in sorted(self._seen)]
 
     def _may_shrink(self, reports: Sequence[ReplicaReport]) -> bool:

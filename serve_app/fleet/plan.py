@@ -78,8 +78,9 @@ def best_places(reports: Sequence[ReplicaReport], key: str) -> list[str]:
 def spares(reports: Sequence[ReplicaReport], planned: Placing) -> dict[str, frozenset[str]]:
     """Return second copies of hot models that are on one replica only, where there is room.
 
-    The one used last comes first. What is neither hot nor pinned gives way: caches are mostly
-    full, and of what nobody asked for lately nothing is lost.
+    The one used last comes first. Caches are mostly full, so what nobody asked for within the
+    window of the working set gives way; what is asked for more often than that never does, or
+    copies would cost more loads than a replica that goes.
     """
     hot = _hot(reports)
     kept = {model.key for model in hot}
@@ -101,6 +102,15 @@ def spares(reports: Sequence[ReplicaReport], planned: Placing) -> dict[str, froz
                 chosen.setdefault(name, set()).add(key)
                 break
     return {name: frozenset(keys) for name, keys in chosen.items()}
+
+
+def gives_way_after_s(window_s: float) -> float:
+    """Return how long a model must be idle to give way to a second copy of another.
+
+    Args:
+        window_s: `working_set_window_s`
+    """
+    return max(HOT_S, window_s)
 
 
 def _hot(reports: Iterable[ReplicaReport]) -> list[ResidentModel]:
@@ -136,11 +146,14 @@ class _Room:
 
 
 def _room_beside(report: ReplicaReport, kept: Set[str]) -> _Room:
-    """Return the room of a replica once all could leave that is not `kept` and not in use."""
+    """Return the room of a replica once all has left that may give way and is not `kept`."""
+    idle_s = gives_way_after_s(report.working_set_window_s)
     leaves = [
         model.bytes
         for model in report.models
-        if model.state == "resident" and not (model.pinned or model.leases or model.key in kept)
+        if model.state == "resident"
+        and model.idle_s > idle_s
+        and not (model.pinned or model.leases or model.key in kept)
     ]
     free_bytes = report.budget_bytes - report.used_bytes + sum(leaves)
     return _Room(free_bytes, len(report.models) - len(leaves), report.max_models)

@@ -142,6 +142,7 @@ _REPLICA = _object(
     configured=_object_of(_or_null(_INTEGER), "Copies that user_config pins, null: everywhere"),
     pins=_array("Pin", "The last pinning or unpinning of each model over HTTP"),
     spare_copies_after_s=_or_null(_NUMBER),
+    working_set_window_s=_NUMBER,
     load=_object_of(_NUMBER, "What the autoscaler is told of this replica"),
     set_aside=_array("SetAside", "Models whose requests are refused: their loads kept failing"),
 )

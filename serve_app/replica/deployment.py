@@ -24,7 +24,7 @@ from serve_app.engines.store import ArtifactStore
 from serve_app.engines.streams import Streams, default_streams
 from serve_app.errors import Failure, ServeAppError
 from serve_app.fleet.holder import Holder
-from serve_app.fleet.plan import Orders
+from serve_app.fleet.plan import Orders, gives_way_after_s
 from serve_app.loading.loader import LoadedModel, Loader, PreparedFile
 from serve_app.loading.prepare_worker import WorkerSettings
 from serve_app.loading.preparer import Preparer
@@ -96,6 +96,7 @@ class Detector:
             self._replica_id,
             apply=self._pin,
             load=lambda key: self._load(ModelKey.parse(key), self._preload_timeout_s),
+            load_spare=self._load_spare,
         )
         self._cache: ModelCache[PreparedFile, LoadedModel] = ModelCache(
             self._loader,
@@ -176,6 +177,7 @@ class Detector:
             configured=self._holder.configured,
             pins=self._holder.table.pins,
             spare_copies_after_s=self._config.spare_copies_after_s,
+            working_set_window_s=self._config.working_set_window_s,
             load=await self.record_autoscaling_stats(),
             set_aside=self._cache.set_aside(),
         )
@@ -319,9 +321,24 @@ class Detector:
         self._limits = replace(self._limits, pinned=frozenset(map(ModelKey.parse, keys)))
         self._cache.reconfigure(self._limits)
 
-    async def _load(self, key: ModelKey, timeout_s: float, *, at_once: bool = False) -> None:
+    async def _load(
+        self,
+        key: ModelKey,
+        timeout_s: float,
+        *,
+        at_once: bool = False,
+        evicts_after_s: float = 0.0,
+    ) -> None:
         async with self._advertised(key):
-            await self._health.run(self._cache.load(key, timeout_s=timeout_s, at_once=at_once))
+            loading = self._cache.load(
+                key, timeout_s=timeout_s, at_once=at_once, evicts_after_s=evicts_after_s
+            )
+            await self._health.run(loading)
+
+    async def _load_spare(self, key: str) -> None:
+        """Load a second copy, at the price of nothing that is asked for."""
+        idle_s = gives_way_after_s(self._config.working_set_window_s)
+        await self._load(ModelKey.parse(key), self._preload_timeout_s, evicts_after_s=idle_s)
 
     @asynccontextmanager
     async def _advertised(self, key: ModelKey) -> AsyncIterator[None]:

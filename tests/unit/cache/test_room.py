@@ -135,7 +135,7 @@ async def test_request_for_a_closing_model_waits_and_loads_anew(
     await spin()
     assert again.holds
     assert loader.loads(A) == 2
-    assert observer.outcomes[2:] == [(A, "waited"), (A, "missed")]
+    assert observer.outcomes == [(B, "missed"), (A, "waited"), (A, "missed")]
 
 
 async def test_failing_close_is_logged_and_breaks_nobody(

@@ -86,9 +86,15 @@ class Replica:
         self.name, self.budget = name, budget
         self.models: set[str] = set()
         self.loads: list[str] = []
+        self.spare_loads: list[str] = []
         self.broken: dict[str, ServeAppError] = {}
         self.holder = Holder(
-            name, apply=lambda _: None, load=self.load, clock=clock, sleep=clock.sleep
+            name,
+            apply=lambda _: None,
+            load=self.load,
+            load_spare=self.load_spare,
+            clock=clock,
+            sleep=clock.sleep,
         )
 
     async def load(self, key: str) -> None:
@@ -100,6 +106,11 @@ class Replica:
         if self.budget < SIZE:
             raise ModelExceedsBudgetError(f"{key} can never fit")
         self.models.add(key)
+
+    async def load_spare(self, key: str) -> None:
+        """Make a second copy of `key` resident."""
+        self.spare_loads.append(key)
+        await self.load(key)
 
     def report(self) -> ReplicaReport:
         """Return its state."""

@@ -1,5 +1,6 @@
 """What one replica pins: its configuration, orders, and loads that are tried again."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -157,5 +158,34 @@ async def test_second_copies_are_loaded_once_and_not_pinned(replica: Replica) ->
     replica.holder.take(_orders(spare=("a", "b")))
     await settle()
     assert replica.models == {"b"}
+    assert replica.spare_loads == ["a", "b"]
     assert replica.holder.pinned == set()
     assert replica.holder.errors == {}
+
+
+async def test_a_defect_in_one_second_copy_ends_no_other(
+    replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told, and the next orders are followed as well."""
+    replica.broken["a"] = ValueError("a defect")  # type: ignore[assignment]
+    replica.holder.take(_orders(spare=("a", "b")))
+    await settle()
+    assert replica.models == {"b"}
+    assert "second copy of a failed unexpectedly" in caplog.text
+    replica.holder.take(_orders(spare=("c",)))
+    await settle()
+    assert replica.models == {"b", "c"}
+
+
+async def test_second_copies_that_are_no_longer_wanted_are_not_begun(replica: Replica) -> None:
+    """The last orders count: what they leave out is skipped, what they add is loaded."""
+    replica.holder.take(_orders(spare=("a", "b", "c")))
+    await asyncio.sleep(0)
+    replica.holder.take(_orders(spare=("c", "d")))
+    await settle()
+    assert replica.models == {"a", "c", "d"}, "what had begun ends"
+    replica.holder.take(_orders(spare=("e", "f")))
+    await asyncio.sleep(0)
+    replica.holder.take(_orders())
+    await settle()
+    assert replica.models == {"a", "c", "d", "e"}

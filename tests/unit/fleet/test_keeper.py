@@ -1,7 +1,6 @@
 """Keepers over simulated replicas: the wanted number of copies, whatever comes and goes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 import pytest
@@ -14,21 +13,12 @@ from serve_app.errors import (
     ModelExceedsBudgetError,
     OverloadedError,
 )
-from serve_app.fleet.keeper import GRACE_S, IDLE_PERIOD_S, PERIOD_S, FleetKeeper
+from serve_app.fleet.keeper import GRACE_S, PERIOD_S, FleetKeeper
 from serve_app.fleet.pins import FORGET_S
-from serve_app.types import ModelKey, ReplicaReport, ResidentModel
-from tests.unit.fleet.fakes import SIZE, Clock, FakeFleet, Late, Replica, report, settle
+from serve_app.types import ModelKey, ReplicaReport
+from tests.unit.fleet.fakes import Clock, FakeFleet, Late, Replica, settle
 
 A, B = ModelKey("a", "1"), ModelKey("b", "1")
-
-
-@pytest.fixture
-async def fleet() -> AsyncIterator[FakeFleet]:
-    """Return three replicas."""
-    fleet = FakeFleet(Clock())
-    fleet.add("r1", "r2", "r3")
-    yield fleet
-    await fleet.aclose()
 
 
 def _keeper(fleet: FakeFleet, author: str = "k1") -> FleetKeeper:
@@ -187,77 +177,6 @@ async def test_a_load_wakes_a_fleet_of_none(fleet: FakeFleet) -> None:
     assert fleet.pinned("a@1") == {"woken"}
 
 
-async def test_before_the_fleet_shrinks_pinned_and_hot_models_get_a_second_copy(
-    fleet: FakeFleet,
-) -> None:
-    """Once fewer would do for long enough, and back when they would not."""
-
-    async def reports() -> list[ReplicaReport]:
-        found = await FakeFleet.replicas(fleet)
-        for one in found:
-            object.__setattr__(one, "spare_copies_after_s", 10.0)
-        return found
-
-    fleet.replicas = reports  # type: ignore[method-assign]
-    needed = 2
-
-    def count(_: Sequence[ReplicaReport]) -> int:
-        return needed
-
-    keeper = FleetKeeper(fleet, needed=count, wall_clock=fleet.clock, clock=fleet.clock)
-    await keeper.pin(A, 1, 1.0)
-    await fleet.clock.go(9)
-    await keeper.reconcile()
-    assert len(fleet.pinned("a@1")) == 1
-    await fleet.clock.go(1)
-    await keeper.reconcile()
-    assert len(fleet.pinned("a@1") & fleet.holding("a@1")) == 2
-    needed = 3
-    await keeper.reconcile()
-    assert len(fleet.pinned("a@1")) == 1
-    needed = 2
-    await keeper.reconcile()
-    await fleet.clock.go(10)
-    await keeper.reconcile()
-    assert len(fleet.pinned("a@1")) == 2, "the wait begins anew"
-    for _ in range(2):
-        await fleet.clock.go(3 * 10 + 2 * IDLE_PERIOD_S)
-        await keeper.reconcile()
-        assert len(fleet.pinned("a@1")) == 1, "nobody has gone, so nobody will"
-    await fleet.remove(min(set(fleet.running) - fleet.pinned("a@1")))
-    needed = 1
-    await fleet.clock.go(GRACE_S + 1)
-    await keeper.reconcile()
-    await fleet.clock.go(10)
-    await keeper.reconcile()
-    assert len(fleet.pinned("a@1")) == 2, "one has gone, the next one may"
-
-
-async def test_second_copies_are_not_made_for_ever(fleet: FakeFleet) -> None:
-    """A fleet that is kept larger than it need be makes its copies once."""
-    for name in list(fleet.running)[1:]:
-        await fleet.remove(name)
-    hot = ResidentModel("hot@1", "resident", SIZE, 0, pinned=False, idle_s=1)
-    one, other = (
-        report(name, models=models, spare_after_s=30.0)
-        for name, models in (("r1", [hot]), ("r2", []))
-    )
-
-    async def reports() -> list[ReplicaReport]:
-        return [one, other]
-
-    fleet.replicas = reports  # type: ignore[method-assign]
-    keeper = FleetKeeper(fleet, needed=lambda _: 1, wall_clock=fleet.clock, clock=fleet.clock)
-    told = []
-    for _ in range(360):
-        await fleet.clock.go(IDLE_PERIOD_S)
-        await keeper.reconcile()
-        told.append(len(fleet.orders))
-    assert told[2] == 0, "too soon"
-    assert told[3] == 1
-    assert told[11] == told[-1], "the window is over"
-
-
 async def test_only_pins_by_number_are_to_be_watched(fleet: FakeFleet) -> None:
     """An entry for all replicas and an unpinning need no look every two seconds."""
     keeper = _keeper(fleet)
@@ -332,6 +251,20 @@ async def test_replicas_that_are_all_away_are_told_nothing(fleet: FakeFleet) -> 
     assert await keeper.reconcile()
     with pytest.raises(OverloadedError):
         await fleet.order(fleet.orders[0])
+    fleet.running = away
+
+
+async def test_a_fleet_that_has_gone_is_not_counted(fleet: FakeFleet) -> None:
+    """After the moment in which replicas may be away."""
+    keeper = _keeper(fleet)
+    await keeper.reconcile()
+    away, fleet.running = fleet.running, {}
+    await fleet.clock.go(GRACE_S)
+    await keeper.reconcile()
+    assert keeper.replica_count == len(away)
+    await fleet.clock.go(0.1)
+    await keeper.reconcile()
+    assert keeper.replica_count == 0
     fleet.running = away
 
 

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.fleet.plan import HOT_S, best_places, configured_in, plan, spares
+from serve_app.fleet.plan import (
+    HOT_S,
+    best_places,
+    configured_in,
+    gives_way_after_s,
+    plan,
+    spares,
+)
 from serve_app.types import ReplicaReport, ResidentModel
 from tests.unit.fleet.fakes import SIZE, report
 
@@ -162,7 +169,8 @@ def test_hot_models_get_a_second_copy_where_there_is_room() -> None:
 @pytest.mark.parametrize(
     ("held", "gives_way"),
     [
-        (_hot("cold", HOT_S + 1), True),
+        (_hot("cold", 61.0), True),
+        (_hot("asked for now and then", 59.0), False),
         (_hot("hot"), False),
         (replace(_hot("cold", 999.0), leases=1), False),
         (replace(_hot("cold", 999.0), pinned=True), False),
@@ -182,6 +190,16 @@ def test_only_what_nobody_wants_gives_way_to_a_second_copy(
         budget = SIZE if max_models is None else 100 * SIZE
         full = report("r2", models=[held], budget=budget, used=SIZE, max_models=max_models)
         assert spares([hot, full], planned) == ({"r2": {"a"}} if gives_way else {})
+
+
+def test_the_window_of_the_working_set_says_what_gives_way() -> None:
+    """As each replica has it; but what is hot never does."""
+    hot = report("r1", models=[_hot("a")], budget=SIZE, used=SIZE)
+    full = report("r2", models=[_hot("b", HOT_S + 1)], budget=SIZE, used=SIZE)
+    assert spares([hot, full], {}) == {}
+    assert spares([hot, replace(full, working_set_window_s=HOT_S)], {}) == {"r2": {"a"}}
+    assert gives_way_after_s(600.0) == 600.0
+    assert gives_way_after_s(1.0) == HOT_S
 
 
 def test_what_the_reports_say_together() -> None:

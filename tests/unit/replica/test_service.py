@@ -112,7 +112,7 @@ async def test_evictions_return_the_memory(replica: Replica) -> None:
     """The whole way of loads and evictions leaves the resident set where it was."""
     replica.cache.reconfigure(CacheLimits(2**30, max_models=1))
     # A model that stayed would add 400 kB per load.
-    climb = Climb(limit=8192)
+    climb = Climb(limit=4096)
     for cycle in itertools.count():
         name = ("first", "third")[cycle % 2]
         result = await replica.service.predict(_request(name, png(1)))
@@ -121,5 +121,5 @@ async def test_evictions_return_the_memory(replica: Replica) -> None:
             gc.collect()
         if climb.add(resident_bytes()):
             break
-    assert climb.settled, f"the resident set climbs by {climb.slopes} bytes per load"
+    assert climb.settled, f"the resident set climbs by {climb.rates} bytes per load"
     assert len(replica.cache.snapshot()) == 1
