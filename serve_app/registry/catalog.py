@@ -4,8 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterable, Sequence, Set
 from typing import Protocol, Self
 
 from serve_app.errors import ModelNotFoundError
@@ -56,7 +55,8 @@ class Registry:
         self._publishing = threading.Lock()
         self._found: list[Sequence[ModelSpec]] = [() for _ in scanners]
         self._failures: list[str | None] = [None for _ in scanners]
-        self._changed: set[str] = set()  # names that looks brought up to date while a scan ran
+        self._looked: set[str] = set()  # names that were looked at while a scan ran
+        self._scans = 0  # how many have read all that they read
         self._scanned_at: float | None = None
         self._scan_took_s = 0.0
         self.snapshot = Snapshot(())
@@ -101,14 +101,14 @@ class Registry:
         """
         with self._scanning:
             started = self._clock()
-            self._changed.clear()
             self._pace.begin(gently=gently)
             found = [self._scan(index, scanner) for index, scanner in enumerate(self._scanners)]
-            with self._publishing:
-                self._publish(self._newer(found))
+            # What follows grows with what was looked at, which makes no scan any slower.
+            self._scan_took_s = max(0.0, self._clock() - started - self._pace.rested_s)
+            self._settle(found)
+            self._publish(found)
             self._pace.end()
             self._scanned_at = self._clock()
-            self._scan_took_s = max(0.0, self._scanned_at - started - self._pace.rested_s)
 
     def hurry(self) -> None:
         """Have the scan that runs, or else the next one, end as soon as it can."""
@@ -116,17 +116,18 @@ class Registry:
 
     def look(self, name: str) -> None:
         """Bring one name up to date; where a scanner fails, all stays as it was."""
-        try:
-            found = [scanner.scan_name(name) for scanner in self._scanners]
-        except Exception as error:
-            logger.debug("no look at the models named %r: %s", name, error)
-            return
-        if Snapshot(found).of_name(name) == self.snapshot.of_name(name):
-            return
-        with self._publishing:
-            self._changed.add(name)
-            self._found = _with_name(self._found, name, found)
-            self.snapshot = self.snapshot.with_name(name, found)
+        while True:
+            before = self._scans, self.snapshot.of_name(name)
+            try:
+                found = [scanner.scan_name(name) for scanner in self._scanners]
+            except Exception as error:
+                logger.debug("no look at the models named %r: %s", name, error)
+                return
+            with self._publishing:
+                # Otherwise others have read meanwhile, maybe later than this look.
+                if before == (self._scans, self.snapshot.of_name(name)):
+                    self._publish_name(name, found)
+                    return
 
     async def refresh_now(self) -> None:
         """Run every scanner without blocking the event loop or slowing it down."""
@@ -136,24 +137,56 @@ class Registry:
         """Bring one name up to date without blocking the event loop."""
         await asyncio.to_thread(self.look, name)
 
-    def _newer(self, found: list[Sequence[ModelSpec]]) -> list[Sequence[ModelSpec]]:
-        """Return what a scan found, with what it may have passed by before it changed."""
-        for name in self._changed:
-            with suppress(Exception):
-                new = [scanner.scan_name(name) for scanner in self._scanners]
-                found = _with_name(found, name, new)
-        return found
+    def _publish_name(self, name: str, found: Sequence[Sequence[ModelSpec]]) -> None:
+        if self._scanning.locked():
+            self._looked.add(name)
+        if Snapshot(found).of_name(name) != self.snapshot.of_name(name):
+            self._found = _with_names(self._found, {name}, found)
+            self.snapshot = self.snapshot.with_name(name, found)
 
-    def _publish(self, found: list[Sequence[ModelSpec]]) -> None:
-        """Let the snapshot show what was found; where that is no news, it stays the same object."""
-        if found != self._found:
-            self._found = found
-            self.snapshot = Snapshot(found)
+    def _settle(self, found: Sequence[Sequence[ModelSpec] | None]) -> None:
+        """Look again at each name of which the scan and a look while it ran say different things.
 
-    def _scan(self, index: int, scanner: Scanner) -> Sequence[ModelSpec]:
-        """Return what a scanner finds, or what it had when it fails."""
-        failure = None
-        found = self._found[index]
+        Either may have read last. The looks that end from now on have read after the scan.
+        """
+        with self._publishing:
+            self._scans += 1
+            disputed = self._disputed(found)
+        for name in disputed:
+            self.look(name)
+            self._pace.step()
+
+    def _publish(self, scanned: Sequence[Sequence[ModelSpec] | None]) -> None:
+        """Let the snapshot show what a scan found, None where a scanner failed.
+
+        What is disputed stays as the looks left it. Where there is no news, the snapshot stays the
+        same object.
+        """
+        with self._publishing:
+            disputed = self._disputed(scanned)
+            self._looked.clear()
+            present = [
+                known if new is None else new
+                for new, known in zip(scanned, self._found, strict=True)
+            ]
+            found = _with_names(present, disputed, self._found) if disputed else present
+            if found != self._found:
+                self._found = found
+                self.snapshot = Snapshot(found)
+
+    def _disputed(self, scanned: Sequence[Sequence[ModelSpec] | None]) -> set[str]:
+        """Return the names that were looked at of which a scan found something else."""
+        names: set[str] = set()
+        if self._looked:
+            for new, known in zip(scanned, self._found, strict=True):
+                if new is not None:
+                    ours, theirs = _of_names(known, self._looked), _of_names(new, self._looked)
+                    names |= {name for name in self._looked if ours.get(name) != theirs.get(name)}
+        return names
+
+    def _scan(self, index: int, scanner: Scanner) -> Sequence[ModelSpec] | None:
+        """Return what a scanner finds, None when it fails."""
+        found = failure = None
         try:
             found = self._step_by_step(scanner.scan())
         except Exception as error:
@@ -171,11 +204,23 @@ class Registry:
         return found
 
 
-def _with_name(
-    found: Sequence[Sequence[ModelSpec]], name: str, of_name: Sequence[Sequence[ModelSpec]]
+def _of_names(specs: Iterable[ModelSpec], names: Set[str]) -> dict[str, list[ModelSpec]]:
+    """Return the entries of some names, by name."""
+    found: dict[str, list[ModelSpec]] = {}
+    for spec in specs:
+        if spec.key.name in names:
+            found.setdefault(spec.key.name, []).append(spec)
+    return found
+
+
+def _with_names(
+    found: Sequence[Sequence[ModelSpec]], names: Set[str], newer: Sequence[Sequence[ModelSpec]]
 ) -> list[Sequence[ModelSpec]]:
-    """Return what each source has, but of one name only `of_name`."""
+    """Return what each source has, but of some names what it has in `newer`."""
     return [
-        [*(spec for spec in known if spec.key.name != name), *new]
-        for known, new in zip(found, of_name, strict=True)
+        [
+            *(spec for spec in known if spec.key.name not in names),
+            *(spec for spec in new if spec.key.name in names),
+        ]
+        for known, new in zip(found, newer, strict=True)
     ]

@@ -6,10 +6,12 @@ end in `.tmp`, `.part` or `.partial`, so that an upload can be renamed into plac
 A link may lead anywhere: the repository belongs to the operator.
 """
 
+import errno
 import logging
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 SOURCE = "folder"
 CARD_FILE = "model.yaml"
 _UNFINISHED = (".tmp", ".part", ".partial")
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+"""What the system says of a file that is not there; anything else may be over in a moment."""
 
 _NO_CARD = ModelCard()
 _Signature = tuple[int, int, int]
@@ -55,12 +59,20 @@ class FolderScanner:
     def scan(self) -> Iterator[ModelSpec]:
         """Yield the models that lie there now, one by one as they are found.
 
+        What cannot be read is taken to be as it was.
+
         Raises:
-            OSError: the root itself cannot be read
+            OSError: the root itself cannot be read, or was exchanged meanwhile
         """
         known: dict[str, _Known] = {}
+        unread: set[str] = set()
+        root = os.stat(self._root)
         for name, folder in _subfolders(str(self._root)):
-            yield from self._versions(name, folder, known)
+            yield from self._versions(name, folder, known, unread)
+        # A list that was begun goes on when the root is gone: all else would seem to be removed.
+        if not os.path.samestat(root, os.stat(self._root)):
+            raise OSError(errno.ESTALE, "exchanged during the scan", str(self._root))
+        yield from self._kept(known, unread)
         self._known = known
 
     def scan_name(self, name: str) -> list[ModelSpec]:
@@ -70,23 +82,41 @@ class FolderScanner:
             OSError: the root itself cannot be read
         """
         known: dict[str, _Known] = {}
-        found = self._versions(name, f"{self._root}/{name}", known) if _is_part(name) else ()
-        specs = list(found)
+        unread: set[str] = set()
+        specs: list[ModelSpec] = []
+        if _is_part(name):
+            specs += self._versions(name, f"{self._root}/{name}", known, unread)
+            specs += self._kept(known, unread)
         if not specs:
             os.stat(self._root)  # the root is there, so it is this name that is not
         self._known.update(known)
         return specs
 
-    def _versions(self, name: str, folder: str, known: dict[str, _Known]) -> Iterator[ModelSpec]:
+    def _versions(
+        self, name: str, folder: str, known: dict[str, _Known], unread: set[str]
+    ) -> Iterator[ModelSpec]:
+        """Yield one name's models and put them into `known`, what cannot be read into `unread`."""
         try:
             for version, path in _subfolders(folder):
-                found = self._look(name, version, path)
+                try:
+                    found = self._look(name, version, path)
+                except OSError as error:
+                    _note(error, path, unread)
+                    continue
                 if found is not None:
                     known[path] = found
                     yield found.spec
         except OSError as error:
-            # It may have been removed a moment ago; otherwise its absence needs an explanation.
-            logger.debug("the folder %s is left out: %s", folder, error)
+            _note(error, folder, unread)
+
+    def _kept(self, known: dict[str, _Known], unread: set[str]) -> Iterator[ModelSpec]:
+        """Yield what was known of the folders that cannot be read, and put it into `known`."""
+        if not unread:
+            return
+        for path, before in list(self._known.items()):  # looks add to it meanwhile
+            if path not in known and (path in unread or os.path.dirname(path) in unread):
+                known[path] = before
+                yield before.spec
 
     def _look(self, name: str, version: str, folder: str) -> _Known | None:
         """Return what lies in a version's folder, None where there is no model."""
@@ -109,8 +139,18 @@ class FolderScanner:
 
     def _card_signature(self, folder: str) -> _Signature | None:
         """Return what differs once a card was changed, so that each is read once per change."""
-        card = _stat_file(f"{folder}/{CARD_FILE}") if self._reads_cards else None
+        card = None
+        with suppress(OSError):  # a bad card never stops its model from being served
+            card = _stat_file(f"{folder}/{CARD_FILE}") if self._reads_cards else None
         return None if card is None else (card.st_mtime_ns, card.st_size, card.st_ino)
+
+
+def _note(error: OSError, folder: str, unread: set[str]) -> None:
+    """Put a folder into `unread` unless the error says that it is gone."""
+    # It may have been removed a moment ago; otherwise its absence needs an explanation.
+    logger.debug("the folder %s cannot be read: %s", folder, error)
+    if error.errno not in _GONE:
+        unread.add(folder)
 
 
 def _subfolders(folder: str) -> Iterator[tuple[str, str]]:
@@ -132,13 +172,16 @@ def _is_part(name: str) -> bool:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a circle of links
-        return False
+    except OSError:  # a circle of links, or worse: whoever lists it is told
+        return True
 
 
 def _stat_file(path: str) -> os.stat_result | None:
+    """Return what `path` is, None where no file is there; raise OSError where that is unknown."""
     try:
         found = os.stat(path)
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
     return found if stat.S_ISREG(found.st_mode) else None

@@ -33,13 +33,14 @@ class Clock:
 
 @dataclass
 class FakeSource:
-    """Finds `keys`, or fails with `error`; `on_scan` runs during each scan of all."""
+    """Finds `keys`, or fails with `error`; `on_scan` and `on_look` run while it reads."""
 
     keys: list[str] = field(default_factory=list)
     error: Exception | None = None
     scans: int = 0
     looks: list[str] = field(default_factory=list)
     on_scan: Callable[[], None] = lambda: None
+    on_look: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
         return "fake source"
@@ -57,4 +58,17 @@ class FakeSource:
         self.looks.append(name)
         if self.error is not None:
             raise self.error
-        return [spec(key) for key in self.keys if key.split("@")[0] == name]
+        found = [spec(key) for key in self.keys if key.split("@")[0] == name]
+        self.on_look()
+        return found
+
+
+class LateSource(FakeSource):
+    """What happens while it is scanned, happens after the scan has passed by."""
+
+    def scan(self) -> Iterable[ModelSpec]:
+        """Return the entries that there were before."""
+        self.scans += 1
+        listed = [spec(key) for key in self.keys]
+        self.on_scan()
+        return listed

@@ -1,8 +1,11 @@
 """The model repository: what is found in it and what is left out."""
 
+import errno
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import pytest
 
@@ -109,6 +112,125 @@ def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
         list(FolderScanner(tmp_path / "nothing").scan())
     with pytest.raises(OSError, match="nothing"):
         FolderScanner(tmp_path / "nothing").scan_name("a")
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_a_root_that_vanishes_during_a_scan_is_an_error(tmp_path: Path, exchanged: bool) -> None:
+    """Its list goes on, and a part of the models would seem to be all; or a mount has gone."""
+    root = tmp_path / "models"
+    for number in range(5):
+        put(root, f"m{number}/1")
+    scanner = FolderScanner(root)
+    assert len(list(scanner.scan())) == 5
+    scan = scanner.scan()
+    next(scan)
+    root.rename(tmp_path / "away")
+    if exchanged:
+        root.mkdir()
+    with pytest.raises(OSError, match="models"):
+        list(scan)
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (errno.EIO, True),
+        (errno.ESTALE, True),
+        (errno.EACCES, True),
+        (errno.ENOENT, False),
+        (errno.ENOTDIR, False),
+    ],
+)
+@pytest.mark.parametrize(("call", "place"), [("scandir", "a"), ("stat", "a/1/model.pt")])
+def test_what_cannot_be_read_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, place: str, error: int, kept: bool
+) -> None:
+    """Only what the system says is gone has gone; and other folders are read all the same."""
+    for folder in ("a/1", "b/1"):
+        put(tmp_path, folder)
+    scanner = FolderScanner(tmp_path)
+    (before,) = [entry for entry in scanner.scan() if entry.key.name == "a"]
+    put(tmp_path, "b/2")
+    honest = getattr(os, call)
+
+    def fail(path: str | Path, **options: bool) -> object:
+        if str(path) == f"{tmp_path}/{place}":
+            raise OSError(error, os.strerror(error), path)
+        return honest(path, **options)
+
+    monkeypatch.setattr(os, call, fail)
+    for _ in range(2):
+        found = sorted(scanner.scan(), key=lambda entry: entry.key)
+        assert [str(entry.key) for entry in found] == ["a@1", "b@1", "b@2"][not kept :]
+        assert scanner.scan_name("a") == ([before] if kept else [])
+
+
+def test_a_version_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a card that cannot be read hide its model."""
+    for folder in ("a/1", "a/2", "a/3"):
+        put(tmp_path, folder)
+    put(tmp_path, "a/3", "model.yaml", b"task: pose\n")
+    first = os.listdir(tmp_path / "a")[0]
+    honest = os.stat
+
+    def fail(path: str | Path, **options: bool) -> object:
+        if str(path).endswith((f"/{first}/model.pt", "/model.yaml")):
+            raise PermissionError(errno.EACCES, "no access", path)
+        return honest(path, **options)
+
+    monkeypatch.setattr(os, "stat", fail)
+    assert keys(tmp_path) == sorted({"a@1", "a@2", "a@3"} - {f"a@{first}"})
+
+
+class BrokenList:
+    """The list of a folder: its entries cannot be told from files, and it breaks off."""
+
+    def __init__(self, names: list[str], folder: str) -> None:
+        self._entries = [BrokenEntry(name, f"{folder}/{name}") for name in names]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __iter__(self) -> Iterator["BrokenEntry"]:
+        yield from self._entries
+        raise OSError(errno.EIO, "broken off")
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+
+class BrokenEntry(NamedTuple):
+    """What is known of one of them."""
+
+    name: str
+    path: str
+
+    def is_dir(self) -> bool:
+        """Fail."""
+        raise OSError(errno.EIO, "unknown", self.path)
+
+
+def test_a_list_that_breaks_off_is_completed_from_what_was_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each version once; that of which nothing more can be told was a folder."""
+    for folder in ("a/1", "a/2", "a/3"):
+        put(tmp_path, folder)
+    scanner = FolderScanner(tmp_path)
+    before = sorted(scanner.scan(), key=lambda entry: entry.key)
+    put(tmp_path, "a/3", content=b"other weights")
+    scandir = os.scandir
+
+    def broken(path: str) -> object:
+        return BrokenList(["3"], path) if path.endswith("/a") else scandir(path)
+
+    monkeypatch.setattr(os, "scandir", broken)
+    for found in (list(scanner.scan()), scanner.scan_name("a")):
+        first, *rest = found
+        assert first.size_bytes == len(b"other weights")
+        assert sorted(rest, key=lambda entry: entry.key) == before[:2]
 
 
 def test_one_name_is_scanned_by_itself(tmp_path: Path) -> None:
