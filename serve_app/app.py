@@ -51,6 +51,9 @@ HEALTH_CHECK_TIMEOUT_S = 10.0
 """Three checks in a row must fail, or not be answered, before Ray replaces a replica. Nothing of
 ours blocks the event loop that answers, so a busy replica is never late by so much; one that finds
 itself stuck or without its device does not wait for the third (replica/health.py)."""
+INGRESS_HEALTH_CHECK_TIMEOUT_S = 30.0
+"""Ray's default. An ingress takes its clients' connections with it and shares its cores with
+detectors: one that is starved should not be ended, and HAProxy soon leaves out one that hangs."""
 DRAIN_EXTRA_S = 15.0
 """Beyond the longest request: a replica that ends closes its models and threads then."""
 DRAIN_LOOP_S = 0.5
@@ -83,16 +86,16 @@ def build(args: AppArgs) -> Application:
         # A new version starts before the old one stops: it needs no room, and clients always find
         # one. A detector may have no room beside the old one; requests wait for it.
         max_surge_percent=100,
-        **_lifecycle(args),
+        **_lifecycle(args, INGRESS_HEALTH_CHECK_TIMEOUT_S),
     )
     return ingress.bind(args, detector.bind(args))
 
 
-def _lifecycle(args: AppArgs) -> dict[str, Any]:
+def _lifecycle(args: AppArgs, check_timeout_s: float = HEALTH_CHECK_TIMEOUT_S) -> dict[str, Any]:
     """Return how replicas are checked, and how long one that is to end finishes what it holds."""
     return {
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,
-        "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
+        "health_check_timeout_s": check_timeout_s,
         "graceful_shutdown_timeout_s": args.request_timeout_s + DRAIN_EXTRA_S,
         "graceful_shutdown_wait_loop_s": DRAIN_LOOP_S,
     }

@@ -44,7 +44,8 @@ BASE: Mapping[str, str] = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     # A replica that has failed its health check is ended at once. It is silent, stuck or without
     # its device, so it would not finish its requests in the time that it gets otherwise, and its
-    # node would have no room for another one meanwhile.
+    # node would have no room for another one meanwhile. It holds for every deployment of the
+    # cluster, the Ingress and other applications too: none of those finishes its requests then.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
 }
 

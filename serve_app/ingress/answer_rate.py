@@ -1,7 +1,8 @@
 """How many answers a second the detectors can give, learnt from when they came. Pure.
 
 Between two answers that both came out of a queue the detectors were busy, so the time between them
-is what one answer takes. Any other time says how much was asked for, and is not counted.
+is what one answer takes; where several ingresses share them, one answer for this one. Any other
+time says how much was asked for, and is not counted.
 """
 
 import math
@@ -18,7 +19,7 @@ _SILENCE_S = 1.0
 """After so long without an answer the detectors do something else, load a model say, ..."""
 _LONGEST_SILENCE_S = 4.0
 _SILENCE_ANSWERS = 8.0
-"""... or up to this, where so many answers take longer."""
+"""... or up to this, where so many answers take longer. That is while the rate is unknown."""
 _ASSUMED_PER_S = 16.0
 _ASSUMED_FOR_S = 0.5
 """A guess goes out from this rate, which counts like one that was measured for so long."""
@@ -27,9 +28,18 @@ _ASSUMED_FOR_S = 0.5
 class AnswerRate:
     """Answers a second, in the long run and now."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Know of no answers. `clock`: seconds."""
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, patience_s: float = 0.0
+    ) -> None:
+        """Know of no answers.
+
+        Args:
+            clock: seconds
+            patience_s: once the rate is known, a silence of up to this is a part of it: others
+                that share the detectors get their answers meanwhile
+        """
         self._clock = clock
+        self._known_patience_s = patience_s
         self._heard_at = self._faded_at = clock()
         self._was_queued = False
         self._answers = self._measured_s = 0.0
@@ -61,12 +71,7 @@ class AnswerRate:
     @property
     def known_per_s(self) -> float | None:
         """What the detectors can do; None when too little was measured, or nothing answers."""
-        if self._is_silent:
-            return None
-        self._fade()
-        if self._answers < _KNOWN_ANSWERS or not self._measured_s:
-            return None
-        return self._answers / self._measured_s
+        return None if self._is_silent else self._known_per_s
 
     @property
     def per_s(self) -> float:
@@ -85,9 +90,13 @@ class AnswerRate:
 
     def _settle(self) -> None:
         """Adapt to the rate how long an answer is waited for, and remembered."""
+        is_known = self._answers >= _KNOWN_ANSWERS and self._measured_s > 0
+        self._known_per_s = self._answers / self._measured_s if is_known else None
         expected = self._expected()
         usual_s = _SILENCE_ANSWERS / expected
         self._patience_s = min(max(_SILENCE_S, usual_s), _LONGEST_SILENCE_S)
+        if is_known:
+            self._patience_s = max(self._patience_s, self._known_patience_s)
         self._memory_s = max(_MEMORY_S, _MEMORY_ANSWERS / expected)
 
     def _fade(self) -> None:

@@ -27,6 +27,9 @@ _SHUT_S = 0.25
 """For so long a refusal tells of the queue; a replica that joined may have made room since."""
 _STALLED_S = 1.0
 """Calls overtaken by this, or by `max_wait_s` if that is more, wait for something else: a load."""
+_PATIENCE = 2.0
+"""For so many times `max_wait_s` without an answer the queue itself may be the reason: another
+ingress has filled it, and gets its answers in a row. So long the last rate holds."""
 _NO_ORDER = 2.0
 """So much more for calls of one model: at the router they wait for a replica in no order."""
 
@@ -71,7 +74,7 @@ class Backlog:
         self._replicas = replicas
         self._stalled_s = max(max_wait_s or 0.0, _STALLED_S)
         self._clock = clock
-        self._rate = AnswerRate(clock)
+        self._rate = AnswerRate(clock, _PATIENCE * (max_wait_s or 0.0))
         self._calls = 0
         self._numbers = count()
         self._models: dict[Hashable, _Model] = {}

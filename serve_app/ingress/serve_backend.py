@@ -47,8 +47,8 @@ _LONGEST_PAUSE_S = 1.0
 """Between attempts at a replica that has not begun the call; it ends in about a second."""
 
 _MOST_SILENT = 3
-"""So many silent replicas a call leaves; then it waits. Where all seem silent it is the network, or
-this process, that is slow, and each move costs another replica the same work."""
+"""So many silent replicas a call leaves; then it waits. Each move costs another one the same work,
+and what it asks may be what silences them."""
 
 _LOST = (
     RayActorError,

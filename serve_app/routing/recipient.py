@@ -5,10 +5,12 @@ the router do share is the context that the call is made in: the caller opens a 
 the router notes in it.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+
+Ask = Callable[[], Awaitable[object]]
 
 
 class StalledError(Exception):
@@ -21,11 +23,13 @@ class Recipient:
 
     ask: asks it for a sign of life, outside the queue of its requests; may raise StalledError
     is_silent: tells the router that it gave none
+    everybody: returns what asks each replica whether it is there, this one included, by id
     """
 
     id: str
-    ask: Callable[[], Awaitable[object]]
+    ask: Ask
     is_silent: Callable[[], object]
+    everybody: Callable[[], Mapping[str, Ask]]
 
 
 @dataclass(slots=True)
@@ -49,8 +53,8 @@ def following() -> Iterator[Sent]:
         _SENT.reset(token)
 
 
-def note(recipient: Recipient) -> None:
-    """Note where the call of this context was sent, if anybody follows it."""
+def note(recipient: Recipient | None) -> None:
+    """Note where the call of this context was sent, or that it waits, if anybody follows it."""
     sent = _SENT.get()
     if sent is not None:
         sent.to = recipient

@@ -11,7 +11,8 @@ class leaves to private names, each held by tests/contracts/test_request_router.
   parent share, and would leave all but one of them waiting for ever.
 - `_add_pending_request_to_indices` and `_remove_pending_request_from_indices` are overridden: what
   is looked up by task needs no index, and the base class's would keep every request with a model
-  id. The second is also the only word of a request that was cancelled after its choice.
+  id. The first is also the only word, in its caller's context, of a request that was taken back
+  from a replica; the second the only one of a request that was cancelled after its choice.
 - `_record_queue_wait_time` and `_replicas` are used as the base class uses them.
 
 Ray pickles this module by value, so it must stay free of what cannot be pickled, and of torch.
@@ -26,18 +27,17 @@ from weakref import WeakKeyDictionary
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from serve_app.routing.fleet_view import FleetView, ReplicaState
-from serve_app.routing.recipient import Recipient, StalledError, note
+from serve_app.routing.recipient import Ask, Recipient, StalledError, note
 from serve_app.routing.scoring import RoutingConfig
-from serve_app.routing.silent import Silent
+from serve_app.routing.silent import Late, Silent
 from serve_app.routing.stats import RoutingStats
 
 _PROBE_S = 2.0
 """What Ray is told of the patience with a probe; who probes ends it."""
-_STALLED_S = 2.0
-"""A replica whose engine is late by so much is left by its calls; ten times what the step was
-expected to take it is in any case. New calls go elsewhere as soon as it says that it is late."""
-
-_NOTHING_SAID: tuple[Mapping[str, Any], RoutingStats] = ({}, RoutingStats())
+_STALLED_S = 4.0
+"""A replica whose engine is late by so much is left by its calls: longer than it takes to trace a
+large model for a new shape of pictures, which they would only wait for again elsewhere. And ten
+times what the step was expected to take, in any case. New calls go elsewhere as soon as it is."""
 
 
 class FleetRouter(RequestRouter):
@@ -52,6 +52,7 @@ class FleetRouter(RequestRouter):
         self._view = FleetView(RoutingConfig(**settings))  # type: ignore[arg-type]
         self._known: dict[str, RunningReplica] = {}
         self._silent = Silent(self._show)
+        self._late = Late()
         self._stats: dict[str, tuple[Mapping[str, Any], RoutingStats]] = {}
         self._request_of: WeakKeyDictionary[asyncio.Task[Any], PendingRequest] = WeakKeyDictionary()
 
@@ -62,15 +63,20 @@ class FleetRouter(RequestRouter):
         self._known = {replica.replica_id.unique_id: replica for replica in replicas}
         self._stats = {id_: self._read(id_, replica) for id_, replica in self._known.items()}
         self._silent.keep(self._known)
+        self._late.hear({id_: stats.late_s for id_, (_, stats) in self._stats.items()})
         self._show()
         super().update_replicas(replicas)
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Drop a replica at once; the next broadcast may be seconds away."""
         super().on_replica_actor_died(replica_id)
-        self._known.pop(replica_id.unique_id, None)
+        gone = replica_id.unique_id
+        # A new one, since callers on other loops may be reading this.
+        self._known = {id_: replica for id_, replica in self._known.items() if id_ != gone}
         self._silent.keep(self._known)
-        self._view.gone(replica_id.unique_id)
+        self._view.gone(gone)
+        if self._all_silent():
+            self._show()
 
     def on_send_request(self, replica_id: ReplicaID) -> None:
         """Note for whoever waits for the answer who owes it; see serve_app.routing.recipient."""
@@ -81,7 +87,7 @@ class FleetRouter(RequestRouter):
             # The caller may live on another loop than this router.
             tell = asyncio.get_running_loop().call_soon_threadsafe
             is_silent = partial(tell, self._fell_silent, replica)
-            note(Recipient(replica_id.unique_id, ask, is_silent))
+            note(Recipient(replica_id.unique_id, ask, is_silent, self._everybody))
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Take in that a request has ended, or was not accepted."""
@@ -103,6 +109,8 @@ class FleetRouter(RequestRouter):
             task = asyncio.current_task()
             if task is not None:
                 self._request_of[task] = pending_request
+        if self._late.forget_old():
+            self._show()
         ranked = self._view.rank(model, self._queue_len)
         known = self._known
         return [[known[id_] for id_ in rank] for rank in ranked] or [candidate_replicas]
@@ -121,20 +129,34 @@ class FleetRouter(RequestRouter):
         Raises:
             StalledError: it says itself that its engine hangs, and there are others that get on
         """
-        _, stats = self._stats.get(replica.replica_id.unique_id, _NOTHING_SAID)
-        if stats.late_s >= _STALLED_S and self._in_time():
+        late_s = self._late.late_s(replica.replica_id.unique_id)
+        if late_s >= _STALLED_S and self._in_time():
             raise StalledError
         await replica.get_queue_len(deadline_s=_PROBE_S)
 
+    def _everybody(self) -> dict[str, Ask]:
+        """Return what asks each replica whether it is there, late or not."""
+        known = self._known.items()
+        return {id_: partial(one.get_queue_len, deadline_s=_PROBE_S) for id_, one in known}
+
     def _show(self) -> None:
-        """Show the view the replicas that get on; all that are not silent if none does."""
+        """Show the view the replicas that get on; all that are not silent if none does.
+
+        Where all are silent none is: a view that is shown nobody forgets who holds what, and the
+        first that answered would get all their requests.
+        """
+        if self._all_silent():
+            self._silent.keep(())
         shown = self._in_time() or [id_ for id_ in self._known if id_ not in self._silent]
         self._view.update([self._state(id_, self._known[id_]) for id_ in shown])
 
     def _in_time(self) -> list[str]:
         """Return the replicas that answer and whose engines get on."""
         known = [id_ for id_ in self._known if id_ not in self._silent]
-        return [id_ for id_ in known if not self._stats[id_][1].late_s]
+        return [id_ for id_ in known if not self._late.late_s(id_)]
+
+    def _all_silent(self) -> bool:
+        return all(id_ in self._silent for id_ in self._known)
 
     def _queue_len(self, id_: str) -> int | None:
         queue_len: int | None = self.replica_queue_len_cache.get(self._known[id_].replica_id)
@@ -159,7 +181,8 @@ class FleetRouter(RequestRouter):
         request.future.set_result(replica)
 
     def _add_pending_request_to_indices(self, pending_request: PendingRequest) -> None:
-        """Keep no index."""
+        """Take in that a request waits for a place, at first or again; keep no index."""
+        note(None)
 
     def _remove_pending_request_from_indices(self, pending_request: PendingRequest) -> None:
         """Take in that a request was cancelled before it was sent."""

@@ -1,15 +1,18 @@
-"""Replicas that have stopped answering, until they answer again or are taken away. Pure."""
+"""Replicas that have stopped answering, or getting on, until they do again or are gone. Pure."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping
+
+from serve_app.routing.recipient import Ask
 
 logger = logging.getLogger(__name__)
 
-Ask = Callable[[], Awaitable[object]]
-
 _PAUSE_S = 1.0
 _ANSWER_S = 2.0
+_SPARE_S = 2.0
+"""What a word that a replica is late may take on its way."""
 
 
 class Silent:
@@ -63,3 +66,34 @@ class Silent:
         except Exception:  # late, unreachable or dead: Serve takes it away if it stays so
             return False
         return True
+
+
+class Late:
+    """For how long a step of each replica's engine has been late, as long as that may be true.
+
+    A replica tells powers of two, so a step that goes on is told of again when it has taken twice
+    as long. Who hears nothing by then, say since the controller is away, must not go by old news.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with nothing told."""
+        self._clock = clock
+        self._told: dict[str, tuple[float, float]] = {}
+
+    def hear(self, told: Mapping[str, float]) -> None:
+        """Take what all replicas say now, in seconds; 0 for one that gets on."""
+        now = self._clock()
+        self._told = {id_: (s, now + 2 * s + _SPARE_S) for id_, s in told.items() if s}
+
+    def late_s(self, replica_id: str) -> float:
+        """Return for how long a replica has been late, 0 where it gets on or that is old news."""
+        late_s, until = self._told.get(replica_id, (0.0, 0.0))
+        return late_s if self._clock() < until else 0.0
+
+    def forget_old(self) -> bool:
+        """Forget what was not repeated in time; return whether there was such a word."""
+        if not self._told:
+            return False
+        now = self._clock()
+        told, self._told = self._told, {id_: one for id_, one in self._told.items() if now < one[1]}
+        return len(self._told) < len(told)

@@ -240,8 +240,10 @@ def decide(fleet: Fleet, rules: ScalingRules, outgrown: Outgrown | None = None) 
             wanted, reason = cache, why
         if (copies := _by_copies(fleet.replicas)) > wanted:
             wanted, reason = copies, "pinned copies"
-    if wanted < fleet.target - 1 and _is_in_use(fleet.replicas):
-        wanted, reason = fleet.target - 1, "one at a time"
+    # Of those that run: one that never started holds nothing that would be missed.
+    one_less = min(fleet.target, fleet.running) - 1
+    if wanted < one_less and _is_in_use(fleet.replicas):
+        wanted, reason = one_less, "one at a time"
     if wanted < fleet.least:
         wanted, reason = fleet.least, "min_replicas"
     if wanted > fleet.most:
@@ -252,8 +254,9 @@ def decide(fleet: Fleet, rules: ScalingRules, outgrown: Outgrown | None = None) 
 def _is_in_use(replicas: Sequence[ReplicaLoad]) -> bool:
     """Return whether models would be missed if several replicas went together.
 
-    Before one goes, what is hot or pinned has a second copy (serve_app.fleet.keeper). Of two that
-    went at once each might have one of the two; so there is a `downscale_delay_s` between them.
+    Before one goes, what is hot or pinned has a second copy, where `spare_copies_after_s` says so
+    (serve_app.fleet.keeper). Of two that went at once each might have one of the two; so there is a
+    `downscale_delay_s` between them.
     """
     return any(
         one.asked > 0 or one.pinned or one.pinned_bytes > 0 or one.everywhere_bytes > 0

@@ -97,6 +97,15 @@ def test_clients_always_find_an_ingress(monkeypatch: pytest.MonkeyPatch) -> None
     assert bound._bound_deployment._deployment_config.max_surge_percent == 0
 
 
+def test_a_starved_ingress_is_not_ended_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take its clients' connections with it; a detector's calls are made anew."""
+    monkeypatch.setattr("ray.cluster_resources", dict)
+    built: Any = app.build(AppArgs())._bound_deployment
+    (_, bound) = built.init_args
+    assert built._deployment_config.health_check_timeout_s == 30
+    assert bound._bound_deployment._deployment_config.health_check_timeout_s == 10
+
+
 def test_a_stuck_replica_is_replaced_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is found by the next check, which Ray puts off by up to a tenth, and leaves soon."""
     monkeypatch.setattr("ray.cluster_resources", dict)

@@ -1,7 +1,8 @@
-"""Detectors in virtual time before a Backlog: a queue in order of arrival, models that load."""
+"""Detectors in virtual time behind Backlogs: a queue in order of arrival, models that load."""
 
 import heapq
 import itertools
+import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -12,8 +13,8 @@ from serve_app.errors import QueueFullError
 from serve_app.ingress.overload import Backlog
 from tests.unit.ingress.fakes import Clock
 
-ROOM = 320
-"""Calls that the queue before one detector takes: 64 and 256."""
+HELD, QUEUED = 64, 256
+"""Calls that a detector holds, and that wait for it at the router of each ingress."""
 
 
 @dataclass
@@ -37,13 +38,26 @@ class Detectors:
     """Answer `per_s` calls a second, up to `batch` together, once their model is loaded.
 
     While `stuck` is a list, every other call goes to a replica that never answers, and stays there.
+
+    Each call comes by one of the `ingresses`, at random. With `shuffled`, those that a detector
+    does not hold yet are taken in no order, as Ray's routers do.
     """
 
     def __init__(
-        self, max_wait_s: float | None = 3.0, *, per_s: float = 30.0, batch: int = 1
+        self,
+        max_wait_s: float | None = 3.0,
+        *,
+        per_s: float = 30.0,
+        batch: int = 1,
+        ingresses: int = 1,
+        replicas: int = 0,
+        shuffled: bool = False,
     ) -> None:
         self.clock = Clock()
-        self.backlog = Backlog(max_wait_s, self.clock)
+        self.backlogs = [
+            Backlog(max_wait_s, self.clock, lambda: replicas) for _ in range(ingresses)
+        ]
+        self.room = HELD + QUEUED * ingresses
         self.per_s = per_s
         self.batch = batch
         self.asked: list[Asked] = []
@@ -51,6 +65,9 @@ class Detectors:
         self.stuck: list[Asked] | None = None
         self._loading: dict[str, list[Asked]] = {}
         self._queue: deque[Asked] = deque()
+        self._held = HELD if shuffled else float("inf")
+        self._routed: list[Asked] = []
+        self._random = random.Random(3)  # noqa: S311
         self._running = False
         self._in_progress = 0
         self._numbers = itertools.count()
@@ -80,7 +97,7 @@ class Detectors:
         """Have calls of `model` wait from one time to another."""
 
         def loaded() -> None:
-            self._queue.extend(self._loading.pop(model))
+            self._routed.extend(self._loading.pop(model))
             self._go_on()
 
         self.at(begin, lambda: self._loading.setdefault(model, []))
@@ -104,13 +121,14 @@ class Detectors:
     def _arrive(self, model: str) -> Asked:
         asked = Asked(model, self.clock.now)
         self.asked.append(asked)
+        backlog = self._random.choice(self.backlogs)
         try:
-            self.backlog.check()
-            if self._in_progress >= ROOM:
+            backlog.check()
+            if self._in_progress >= self.room:
                 asked.by_number = True
-                with self.backlog.call(model):
+                with backlog.call(model):
                     raise QueueFullError("full")
-            asked.stack.enter_context(self.backlog.call(model))
+            asked.stack.enter_context(backlog.call(model))
         except QueueFullError as error:
             asked.retry_after_s = error.retry_after_s
             return asked
@@ -118,11 +136,17 @@ class Detectors:
         if self.stuck is not None and len(self.asked) % 2:
             self.stuck.append(asked)
             return asked
-        self._loading.get(model, self._queue).append(asked)
+        self._loading.get(model, self._routed).append(asked)
         self._go_on()
         return asked
 
+    def _route(self) -> None:
+        while self._routed and len(self._queue) < self._held:
+            number = self._random.randrange(len(self._routed)) if self._held == HELD else 0
+            self._queue.append(self._routed.pop(number))
+
     def _go_on(self) -> None:
+        self._route()
         if self._running or not self._queue:
             return
         self._running = True

@@ -11,9 +11,9 @@ from tests.unit.ingress.fakes import Clock
 class Answers:
     """A rate, and answers that come at a pace."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 0.0) -> None:
         self.clock = Clock()
-        self.rate = AnswerRate(self.clock)
+        self.rate = AnswerRate(self.clock, patience_s)
         self.rate.begin()
 
     def come(self, per_s: float, seconds: float, *, queued: bool = True, together: int = 1) -> None:
@@ -82,6 +82,29 @@ def test_in_a_silence_nothing_is_known(answers: Answers) -> None:
     assert answers.rate.per_s < 0.2
 
 
+def test_what_others_get_meanwhile_is_a_part_of_the_rate() -> None:
+    """Of four that share the detectors each gets a row of answers in turn, and a quarter of all."""
+    answers = Answers(patience_s=6.0)
+    answers.come(30, 2)
+    for _ in range(6):
+        answers.clock.now += 4.5
+        assert answers.rate.known_per_s is not None
+        answers.come(30, 1.5)
+    assert answers.rate.known_per_s == pytest.approx(30 / 4, rel=0.35)
+    answers.clock.now += 6.1
+    assert answers.rate.known_per_s is None
+
+
+def test_nobody_is_waited_for_while_nothing_is_known() -> None:
+    """Between two loads in a row others would not get answers either."""
+    answers = Answers(patience_s=6.0)
+    for load_s in (60, 5):
+        answers.clock.now += load_s
+        answers.rate.answered(queued=True)
+    answers.come(10, 1.5)
+    assert answers.rate.known_per_s == pytest.approx(10, rel=0.01)
+
+
 def test_after_a_silence_it_is_measured_anew(answers: Answers) -> None:
     """Neither the silence nor what was before it counts for long."""
     answers.come(50, 10)
@@ -122,10 +145,15 @@ def test_what_is_known_fades(answers: Answers) -> None:
     assert answers.rate.known_per_s is None
 
 
-@given(st.lists(st.tuples(st.floats(0, 100), st.booleans(), st.booleans()), max_size=60))
-def test_it_is_a_rate_whatever_happens(steps: list[tuple[float, bool, bool]]) -> None:
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.booleans(), st.booleans()), max_size=60),
+    st.sampled_from([0.0, 6.0, 1e4]),
+)
+def test_it_is_a_rate_whatever_happens(
+    steps: list[tuple[float, bool, bool]], patience_s: float
+) -> None:
     """Above nothing, and finite."""
-    answers = Answers()
+    answers = Answers(patience_s)
     for passed_s, queued, anew in steps:
         answers.clock.now += passed_s
         if anew:

@@ -107,6 +107,16 @@ def test_replicas_go_one_at_a_time_while_their_models_are_wanted() -> None:
     assert decide(_fleet(idle, idle, idle, requests=0, least=0), RULES).replicas == 0
 
 
+def test_replicas_that_never_started_go_at_once() -> None:
+    """Nothing is lost with them, and Ray asks for nodes as long as they are wanted."""
+    needs_one = replace(CALM, working_set_bytes=10)
+    assert decide(_fleet(needs_one, target=10), RULES).replicas == 1
+    three = _fleet(*[needs_one] * 3, target=10)
+    assert decide(three, RULES).replicas == 2
+    assert decide(replace(three, target=3), RULES).replicas == 2, "of those that run, one"
+    assert decide(replace(three, target=2), RULES).replicas == 1, "one is going already"
+
+
 def test_it_does_not_return_to_a_number_that_was_too_small() -> None:
     """Until the working set has become smaller than it was then."""
     grown = decide(_fleet(replace(THRASHING, working_set_bytes=90.0)), RULES)
