@@ -22,7 +22,16 @@ from typing import Any
 import httpx
 import yaml
 
-from benchmarks.autoscaling_parts import Misses, Outcome, Plan, Traffic, ask, name_of
+from benchmarks.autoscaling_parts import (
+    Misses,
+    Outcome,
+    Plan,
+    Traffic,
+    agreed,
+    ask,
+    count_replicas,
+    name_of,
+)
 from benchmarks.autoscaling_report import report
 from benchmarks.fake_cluster import HOST, FakeCluster, wait_until
 from benchmarks.machine import describe
@@ -106,9 +115,9 @@ class Application:
             raise TimeoutError(self.log.read_text()[-3000:]) from None
 
     def replicas(self) -> int:
-        """Return how many detectors run."""
-        answer = httpx.get(f"{self.url}/v1/replicas", timeout=10.0)
-        return len(answer.json()["replicas"]) if answer.status_code == 200 else 0
+        """Return how many detectors run; see `agreed`."""
+        with httpx.Client(base_url=self.url, timeout=5.0) as client:
+            return agreed(lambda: count_replicas(client))
 
     def stop(self) -> None:
         """Interrupt it as Ctrl-C does."""

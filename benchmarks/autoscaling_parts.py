@@ -4,6 +4,7 @@ import math
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import httpx
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "demo/samples/codes-1.jpg"
+_POLL_S = 0.5
+_POLLS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +132,30 @@ def ask(client: httpx.Client, model: str) -> tuple[bool, int]:
     except httpx.HTTPError:
         return False, 0
     return answer.headers.get("x-model-cold-start") == "true", answer.status_code
+
+
+def count_replicas(client: httpx.Client) -> int | None:
+    """Return how many detectors answer, None where the ingress cannot tell: 503, 504, silence."""
+    try:
+        answer = client.get("/v1/replicas")
+    except httpx.HTTPError:
+        return None
+    return len(answer.json()["replicas"]) if answer.status_code == 200 else None
+
+
+def agreed(count: Callable[[], int | None], wait: Callable[[float], None] = time.sleep) -> int:
+    """Return what two counts in a row, half a second apart, agree on; None agrees with nothing.
+
+    One count is not enough: a replica that takes a new configuration is left out of it.
+
+    Raises:
+        TimeoutError: no two of 60 did
+    """
+    last = None
+    for _ in range(_POLLS):
+        found = count()
+        if found is not None and found == last:
+            return found
+        last = found
+        wait(_POLL_S)
+    raise TimeoutError(f"no two in a row of {_POLLS} counts of the replicas agree: last {last}")

@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +221,19 @@ def serving(
         assert left == []
         assert server.process.returncode == 0
         assert server.log.read_text().strip().endswith("serve_app: stopped")
+
+
+@contextmanager
+def renewed(
+    serving: Callable[[], AbstractContextManager[Server]],
+) -> Iterator[Callable[[], Server]]:
+    """Hand out a function that returns the running server, a new one if that was stopped."""
+    with ExitStack() as stack:
+        running: list[Server] = []
+
+        def server() -> Server:
+            if not running or running[-1].process.poll() is not None:
+                running.append(stack.enter_context(serving()))
+            return running[-1]
+
+        yield server

@@ -3,8 +3,8 @@
 All other tests here go through the one that `make serve` chooses.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -22,6 +22,7 @@ from tests.integration.server import (
     Server,
     free_port,
     make_config,
+    renewed,
     serving,
     session_processes,
     stop,
@@ -38,35 +39,46 @@ PRELOADED = "codes-n"
 """No test here asks for it."""
 
 
-class Started(NamedTuple):
-    """A server, and which models were in memory when it said that it was ready."""
-
-    server: Server
-    resident: set[str]
+@pytest.fixture(scope="module")
+def preloaded() -> dict[Server, set[str]]:
+    """Which models were in memory when a server said that it was ready."""
+    return {}
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
-    """A server with Serve's own proxy and a preload; the last test stops it."""
-    config = make_config(
-        ROOT / "models",
-        free_port(),
-        args={"max_body_bytes": MAX_BODY_BYTES},
-        user_config={"preload": [PRELOADED]},
-    )
-    with serving(config, tmp_path_factory.mktemp("default"), {HAPROXY_SWITCH: "0"}) as running:
-        yield Started(running, running.resident())
+def running(
+    preloaded: dict[Server, set[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Server]]:
+    """A server with Serve's own proxy and a preload; a second one where a test follows Ctrl-C."""
+
+    @contextmanager
+    def start() -> Iterator[Server]:
+        config = make_config(
+            ROOT / "models",
+            free_port(),
+            args={"max_body_bytes": MAX_BODY_BYTES},
+            user_config={"preload": [PRELOADED]},
+        )
+        folder = tmp_path_factory.mktemp("default")
+        with serving(config, folder, {HAPROXY_SWITCH: "0"}) as server:
+            preloaded[server] = server.resident()
+            yield server
+
+    with renewed(start) as server:
+        yield server
 
 
 @pytest.fixture
-def front(started: Started) -> Server:
+def front(running: Callable[[], Server]) -> Server:
     """The server, for the tests of front.py."""
-    return started.server
+    return running()
 
 
-def test_preloads_are_resident_when_it_is_ready(started: Started) -> None:
+def test_preloads_are_resident_when_it_is_ready(
+    front: Server, preloaded: dict[Server, set[str]]
+) -> None:
     """Those, and nothing else."""
-    assert started.resident == {f"{PRELOADED}@1"}
+    assert preloaded[front] == {f"{PRELOADED}@1"}
 
 
 def test_haproxy_is_not_used_where_it_is_switched_off(front: Server) -> None:

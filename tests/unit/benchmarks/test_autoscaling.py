@@ -1,11 +1,22 @@
 """What the autoscaling benchmark deploys, counts and says."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 
 from benchmarks.autoscaling import make_config, make_repository
-from benchmarks.autoscaling_parts import Misses, Outcome, Plan, ask, name_of
+from benchmarks.autoscaling_parts import (
+    Misses,
+    Outcome,
+    Plan,
+    agreed,
+    ask,
+    count_replicas,
+    name_of,
+)
 from benchmarks.autoscaling_report import report
 from benchmarks.machine import describe
 from serve_app.registry.folder import FolderScanner
@@ -67,3 +78,39 @@ def test_the_report_has_a_row_for_each_step() -> None:
     assert "| the pinned model, after that | 1 | 0.0 | 0 |" in lines
     assert "| 1 ingress becomes 2, then 1 | 50 | 0.0 | 1 |" in lines
     assert max(map(len, lines)) <= 100
+
+
+def _count(answers: Iterator[int | list[str]]) -> tuple[int, list[float]]:
+    """Count over answers of the ingress: a status, or 200 with replicas; return the waits, too."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/v1/replicas"
+        said = next(answers)
+        if said == 0:
+            raise httpx.ReadTimeout("silence", request=request)
+        if isinstance(said, int):
+            return httpx.Response(said, json={"code": "NOT_READY"})
+        return httpx.Response(200, json={"replicas": said})
+
+    waits: list[float] = []
+    with httpx.Client(base_url="http://test", transport=httpx.MockTransport(answer)) as client:
+        return agreed(lambda: count_replicas(client), waits.append), waits
+
+
+@pytest.mark.parametrize("lull", [503, 504, 0, []])
+def test_replicas_that_nobody_can_ask_are_not_gone(lull: int | list[str]) -> None:
+    """Neither is one that takes a new configuration as the ingress is asked."""
+    found, waits = _count(iter([["a", "b"], lull, ["a", "b"], ["a", "b"]]))
+    assert found == 2
+    assert waits == [0.5] * 3
+
+
+def test_replicas_are_gone_once_two_answers_say_so() -> None:
+    """Failures between do not count."""
+    assert _count(iter([["a"], [], 503, [], []])) == (0, [0.5] * 4)
+
+
+def test_an_ingress_that_never_tells_is_an_error() -> None:
+    """Not a fleet of no replica."""
+    with pytest.raises(TimeoutError, match="last None"):
+        _count(itertools.repeat(503))
