@@ -80,7 +80,7 @@ def _state(number: int, models: int) -> ReplicaState:
         {"budget_bytes": _BUDGET_BYTES, "free_bytes": 0, "request_s": 0.02, "load_s": 0.05}
     )
     held = frozenset(f"m{(number * RESIDENT + i) % models:05d}@1" for i in range(RESIDENT))
-    return ReplicaState(f"replica-{number}", f"node-{number}", held, stats, 64)
+    return ReplicaState(f"replica-{number}", held, stats, 64)
 
 
 def _ask(view: FleetView, models: int, requests: int) -> list[float]:

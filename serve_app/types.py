@@ -273,6 +273,7 @@ class ReplicaReport:
     set_aside: the models whose requests are refused because their loads kept failing
     share: the pins and preloads of `user_config` that fell to this replica
     pinned: the models that are never evicted here
+    second_copies: those of them that are here only until another replica has gone
     pin_errors: why a pinned model could not be loaded here, by key
     configured: the copies that `user_config` wants of its pinned models, by key
     pins: what was pinned and unpinned over HTTP, as far as this replica knows
@@ -293,6 +294,7 @@ class ReplicaReport:
     set_aside: tuple[SetAside, ...] = ()
     share: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
+    second_copies: tuple[str, ...] = ()
     pin_errors: Mapping[str, str] = field(default_factory=dict, hash=False)
     configured: Mapping[str, Copies] = field(default_factory=dict, hash=False)
     pins: tuple[Pin, ...] = ()

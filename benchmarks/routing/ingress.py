@@ -36,6 +36,7 @@ class Ingress:
         finished: Callable[[Job], None],
         *,
         by_model: bool,
+        by_grpc: bool,
     ) -> None:
         """Begin with what the first probes say: nobody has anything to do.
 
@@ -46,6 +47,8 @@ class Ingress:
             finished: is told of every answer
             by_model: whether a replica that was found goes to the oldest request for the model, as
                 Ray's FIFOMixin has it, rather than to the one that it was found for
+            by_grpc: whether the queue length at which a request was accepted is learnt with its
+                answer, as with RAY_SERVE_USE_GRPC_BY_DEFAULT, rather than at once
         """
         self.router = router
         self.decision_ns: list[int] = []
@@ -53,6 +56,7 @@ class Ingress:
         self._timeline = timeline
         self._finished = finished
         self._by_model = by_model
+        self._by_grpc = by_grpc
         self._queue_lens: dict[str, tuple[int, float]] = dict.fromkeys(replicas, (0, 0.0))
         self._to_route: deque[Pending] = deque()
         self._waiting: defaultdict[str, deque[Pending]] = defaultdict(deque)
@@ -173,24 +177,36 @@ class Ingress:
     def _send(self, pending: Pending, replica_id: str) -> None:
         request = pending.request
         self._change(replica_id, 1)
-        self.router.sent(request.model.id, replica_id, str(request.number))
+        own = self.router.sent(request.model.id, replica_id, str(request.number))
         replica = self._replicas[replica_id]
 
+        length = 0
+
         def answered(job: Job) -> None:
+            if self._by_grpc:
+                tell(accepted=True)
             self._timeline.after(HOP_S, lambda: self._answered(job, replica_id))
 
         def receive() -> None:
+            nonlocal length
             accepted = replica.receive(Job(request, answered))
             length = replica.ongoing
-            self._timeline.after(
-                HOP_S, lambda: self._told(pending, replica_id, length, accepted=accepted)
-            )
+            if not (accepted and self._by_grpc):
+                tell(accepted=accepted)
+
+        def tell(*, accepted: bool) -> None:
+            told = partial(self._told, pending, replica_id, length, own, accepted=accepted)
+            self._timeline.after(HOP_S, told)
 
         self._timeline.after(HOP_S, receive)
 
-    def _told(self, pending: Pending, replica_id: str, length: int, *, accepted: bool) -> None:
+    def _told(
+        self, pending: Pending, replica_id: str, length: int, own: int, *, accepted: bool
+    ) -> None:
         self._queue_lens[replica_id] = (length, self._timeline.now)
-        if not accepted:
+        if accepted:
+            self.router.accepted(replica_id, length, own)
+        else:
             self.router.completed(str(pending.request.number))
             self._enqueue(replace(pending, done=False), first=True)
 

@@ -33,8 +33,11 @@ class Router(Protocol):
     def rank(self, pending: Pending, queue_len: QueueLen) -> list[list[str]]:
         """Return replica ids, the best rank first; in a rank, the shortest queue is taken."""
 
-    def sent(self, model: str, replica_id: str, request_id: str) -> None:
-        """Learn of a request that was sent."""
+    def sent(self, model: str, replica_id: str, request_id: str) -> int:
+        """Learn of a request that was sent; return what `accepted` is to be told of it."""
+
+    def accepted(self, replica_id: str, queue_len: int, own: int) -> None:
+        """Learn how long the queue was when a request was accepted."""
 
     def completed(self, request_id: str) -> None:
         """Learn that it has ended, or was rejected."""
@@ -48,6 +51,7 @@ class FleetRouting:
         self.view = FleetView(clock=clock)
         self.update = self.view.update
         self.sent = self.view.sent
+        self.accepted = self.view.accepted
 
     def rank(self, pending: Pending, queue_len: QueueLen) -> list[list[str]]:
         """Return replica ids, the best rank first."""

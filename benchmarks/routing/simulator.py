@@ -39,7 +39,7 @@ class System:
     """What is compared.
 
     push_s: at most so often a replica tells of the models it has
-    by_model: see `Ingress`
+    by_model, by_grpc: see `Ingress`
     """
 
     name: str
@@ -50,6 +50,7 @@ class System:
     parks: bool
     push_s: float
     by_model: bool
+    by_grpc: bool
 
 
 def _stock(clock: Callable[[], float], rng: random.Random) -> Router:
@@ -60,11 +61,13 @@ def _ours(clock: Callable[[], float], _: random.Random) -> Router:
     return FleetRouting(clock)
 
 
-STOCK = System("stock", _stock, LRU, 5, 1, parks=False, push_s=0.1, by_model=True)
+STOCK = System("stock", _stock, LRU, 5, 1, parks=False, push_s=0.1, by_model=True, by_grpc=False)
 """As documented: Serve's router and wrapper (one load at a time, LRU), at most 5 requests."""
-STOCK_ROUTER = System("stock router", _stock, GDSF, 64, 2, parks=False, push_s=0.5, by_model=True)
+STOCK_ROUTER = System(
+    "stock router", _stock, GDSF, 64, 2, parks=False, push_s=0.5, by_model=True, by_grpc=True
+)
 """Serve's router over our replicas: only the router differs from ours."""
-OURS = System("ours", _ours, GDSF, 64, 2, parks=False, push_s=0.5, by_model=False)
+OURS = System("ours", _ours, GDSF, 64, 2, parks=False, push_s=0.5, by_model=False, by_grpc=True)
 SYSTEMS = (STOCK, STOCK_ROUTER, OURS)
 
 
@@ -165,7 +168,14 @@ class Simulation:
         timeline = self._timeline
         router = self._system.make_router(lambda: timeline.now, self._rng)
         by_model = self._system.by_model
-        return Ingress(router, self.replicas, timeline, self._finished, by_model=by_model)
+        return Ingress(
+            router,
+            self.replicas,
+            timeline,
+            self._finished,
+            by_model=by_model,
+            by_grpc=self._system.by_grpc,
+        )
 
     # --- what happens -------------------------------------------------------------------------
 
@@ -236,9 +246,7 @@ class Controller:
         self._rng = rng
         self._replicas = replicas
         self._known = {
-            one.id: ReplicaState(
-                one.id, one.node.id, frozenset(), RoutingStats(), system.max_ongoing
-            )
+            one.id: ReplicaState(one.id, frozenset(), RoutingStats(), system.max_ongoing)
             for one in replicas
         }
         self._news = True
@@ -306,7 +314,6 @@ class Controller:
         before = self._known[replica_id]
         after = ReplicaState(
             before.id,
-            before.node,
             before.models if models is None else models,
             before.stats if stats is None else stats,
             before.max_ongoing,

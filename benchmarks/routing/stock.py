@@ -63,8 +63,12 @@ class StockRouting:
             candidates = self._everyone
         return candidates
 
-    def sent(self, model: str, replica_id: str, request_id: str) -> None:
-        """Do nothing: stock keeps queue lengths only."""
+    def accepted(self, replica_id: str, queue_len: int, own: int) -> None:
+        """It has no use for that beside the cache of queue lengths."""
+
+    def sent(self, model: str, replica_id: str, request_id: str) -> int:
+        """Stock keeps queue lengths only."""
+        return 0
 
     def completed(self, request_id: str) -> None:
         """Do nothing."""

@@ -59,12 +59,18 @@ class Holder:
         self._apply, self._load, self._load_spare = apply, load, load_spare
         self._clock, self._sleep = clock, sleep
         self._assigned: frozenset[str] = frozenset()
+        self._second: frozenset[str] = frozenset()
         self._failed: dict[str, _Failed] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._tried: dict[str, asyncio.Event] = {}
         self._spares: frozenset[str] = frozenset()  # still to be loaded
         self._spare: asyncio.Task[None] | None = None
         self._turns = asyncio.Semaphore(CONCURRENT_LOADS)
+
+    @property
+    def second_copies(self) -> frozenset[str]:
+        """Those of `pinned` that are more copies than are wanted."""
+        return self._second & self.pinned
 
     @property
     def errors(self) -> dict[str, str]:
@@ -101,6 +107,7 @@ class Holder:
         self.table.forget(now, self.configured)
         if not stale:
             self._assigned = orders.pinned.get(self._replica_id, frozenset())
+            self._second = orders.second.get(self._replica_id, frozenset())
             self._spares = orders.spare.get(self._replica_id, frozenset())
             if self._spares and (self._spare is None or self._spare.done()):
                 self._spare = asyncio.create_task(self._load_spares())

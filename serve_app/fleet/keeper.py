@@ -2,6 +2,7 @@
 
 It asks the replicas what they hold and know, plans, and tells them only where that differs. Orders
 follow from reports alone, so several keepers give the same, and giving them twice changes nothing.
+When second copies are made is each keeper's own clock's; so what one has made, others keep.
 """
 
 import asyncio
@@ -14,7 +15,16 @@ from typing import Protocol
 
 from serve_app.errors import Failure, OverloadedError, ServeAppError, from_failure
 from serve_app.fleet.pins import PinTable
-from serve_app.fleet.plan import Orders, best_places, configured_in, plan, spares
+from serve_app.fleet.plan import (
+    Orders,
+    Placing,
+    Seconds,
+    best_places,
+    configured_in,
+    plan,
+    second_copies,
+    spares,
+)
 from serve_app.fleet.shrink import replicas_needed_by
 from serve_app.types import Copies, ModelKey, ReplicaReport
 
@@ -164,7 +174,7 @@ class FleetKeeper:
         """Let `key` be evicted again everywhere; return how many copies were wanted."""
         reports = await self._fleet.replicas()
         copies = self.wanted(reports).get(str(key), 0)
-        if copies != 0:
+        if copies != 0 or not reports:  # then nobody could say what is configured
             self._write(key, 0)
             await self._carry_out(reports)
         return copies
@@ -203,19 +213,23 @@ class FleetKeeper:
     async def _carry_out(self, reports: Sequence[ReplicaReport]) -> bool:
         reports = self._with_missing(reports)
         wanted = self.wanted(reports)
-        shrinks = self._may_shrink(reports)
-        planned = plan(reports, wanted, at_least=2 if shrinks else 1)
+        fewer_would_do = len(reports) > 1 and self._needed(reports) < len(reports)
+        shrinks = self._may_shrink(reports, fewer_would_do)
+        keep = Seconds.KEEP if fewer_would_do else Seconds.NONE
+        planned = plan(reports, wanted, Seconds.MAKE if shrinks else keep)
+        second = second_copies(reports, planned, wanted)
         spare = spares(reports, planned) if shrinks else {}
         # Once more when spares end, so that replicas stop loading those that are not there yet.
-        if spare or self._spares_told or self._differs(reports, planned, wanted):
-            await self._fleet.order(Orders(self._table.pins, planned, spare))
+        if spare or self._spares_told or self._differs(reports, planned, second, wanted):
+            await self._fleet.order(Orders(self._table.pins, planned, second, spare))
             self._spares_told = bool(spare)
         return any(copies is not None for copies in wanted.values())
 
     def _differs(
         self,
         reports: Sequence[ReplicaReport],
-        planned: Mapping[str, frozenset[str]],
+        planned: Placing,
+        second: Placing,
         wanted: Mapping[str, Copies],
     ) -> bool:
         """Tell whether a replica has to hear of anything."""
@@ -225,6 +239,7 @@ class FleetKeeper:
         return any(
             not PinTable(report.pins).covers(pins, now, configured)
             or set(report.pinned) - everywhere != planned[report.replica_id] - everywhere
+            or set(report.second_copies) != second[report.replica_id]
             for report in reports
         )
 
@@ -237,11 +252,12 @@ class FleetKeeper:
             return []
         return [self._seen[name][1] for name in sorted(self._seen)]
 
-    def _may_shrink(self, reports: Sequence[ReplicaReport]) -> bool:
+    def _may_shrink(self, reports: Sequence[ReplicaReport], fewer_would_do: bool) -> bool:
+        """Return whether it is time for second copies."""
         waits_s = [one.spare_copies_after_s for one in reports]
         wait_s = min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
         count = len(reports)
-        if wait_s is None or count < 2 or self._needed(reports) >= count:
+        if wait_s is None or not fewer_would_do:
             self._fewer_since = None
             return False
         if self._fewer_since is None or self._fewer_since[1] != count:

@@ -7,6 +7,7 @@ puts it; so a plan that has been carried out stays as it is.
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from serve_app.fleet.pins import more_of
 from serve_app.fleet.share import weight
@@ -25,11 +26,13 @@ class Orders:
 
     pins: the table that these orders follow; a replica that knows of a later pin ignores the rest
     pinned: what each replica is to hold and never to evict
+    second: those of `pinned` that are more copies than are wanted, before a replica goes
     spare: what each replica is to load, as a second copy that may be evicted again
     """
 
     pins: tuple[Pin, ...]
     pinned: Placing
+    second: Placing = field(default_factory=dict)
     spare: Placing = field(default_factory=dict)
 
 
@@ -42,26 +45,54 @@ def configured_in(reports: Iterable[ReplicaReport]) -> dict[str, Copies]:
     return dict(sorted(configured.items()))
 
 
+class Seconds(Enum):
+    """What is to become of second copies of models that are pinned once."""
+
+    NONE = auto()
+    KEEP = auto()
+    MAKE = auto()
+
+
 def plan(
-    reports: Sequence[ReplicaReport], wanted: Mapping[str, Copies], *, at_least: int = 1
+    reports: Sequence[ReplicaReport],
+    wanted: Mapping[str, Copies],
+    seconds: Seconds = Seconds.NONE,
 ) -> dict[str, frozenset[str]]:
     """Return the pinned models of each replica.
 
     Args:
         reports: of all replicas
         wanted: copies of each pinned model; the first has precedence where room is short
-        at_least: copies of each pinned model, however few are wanted; 2 before one replica goes
+        seconds: of models of which one copy is wanted
     """
     places = _Places(reports)
+    there = {key for report in reports for key in report.second_copies}
     for key, copies in wanted.items():
         if copies is None:
             for report in reports:
                 places.take(key, report)
     for key, copies in wanted.items():
         if copies is not None:
-            for report in places.best(key)[: max(copies, at_least)]:
+            gets_second = seconds is Seconds.MAKE or (seconds is Seconds.KEEP and key in there)
+            count = max(copies, 2) if gets_second else copies
+            for report in places.best(key)[:count]:
                 places.take(key, report)
-    return {name: frozenset(keys) for name, keys in places.taken.items()}
+    return _frozen(places.taken)
+
+
+def second_copies(
+    reports: Sequence[ReplicaReport], planned: Placing, wanted: Mapping[str, Copies]
+) -> dict[str, frozenset[str]]:
+    """Return those of the `planned` models that are more copies than are wanted."""
+    found: dict[str, set[str]] = {report.replica_id: set() for report in reports}
+    for key, copies in wanted.items():
+        has = [report for report in reports if key in planned[report.replica_id]]
+        if copies is not None and len(has) > copies:
+            # One that is there already stays what it is.
+            has.sort(key=lambda report: (key not in report.pinned, key in report.second_copies))
+            for report in has[copies:]:
+                found[report.replica_id].add(key)
+    return _frozen(found)
 
 
 def best_places(reports: Sequence[ReplicaReport], key: str) -> list[str]:
@@ -101,7 +132,7 @@ def spares(reports: Sequence[ReplicaReport], planned: Placing) -> dict[str, froz
             if name not in copies[key] and room[name].take(model.bytes):
                 chosen.setdefault(name, set()).add(key)
                 break
-    return {name: frozenset(keys) for name, keys in chosen.items()}
+    return _frozen(chosen)
 
 
 def gives_way_after_s(window_s: float) -> float:
@@ -111,6 +142,10 @@ def gives_way_after_s(window_s: float) -> float:
         window_s: `working_set_window_s`
     """
     return max(HOT_S, window_s)
+
+
+def _frozen(placing: Mapping[str, Set[str]]) -> dict[str, frozenset[str]]:
+    return {name: frozenset(keys) for name, keys in placing.items()}
 
 
 def _hot(reports: Iterable[ReplicaReport]) -> list[ResidentModel]:

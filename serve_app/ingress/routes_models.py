@@ -69,7 +69,8 @@ async def list_models(request: Request) -> Response:
     """
     services = Services.of(request)
     page = query_values(request, LIMIT, OFFSET)
-    specs = await services.registry.list()
+    deadline = Deadline(services.limits.request_timeout_s)
+    specs = await deadline.bound(services.registry.list(), "listing the models")
     residents = _residents(await services.reports_or_none())
     start = page.get("offset", 0)
     shown = specs[start : start + page.get("limit", MAX_PAGE)]
@@ -82,8 +83,9 @@ async def show_model(request: Request) -> Response:
     """The summary that the list has, and all that the model's card says."""
     services = Services.of(request)
     query_values(request)
-    key = await services.key_of(request.path_params["ref"])
-    spec = await services.registry.spec(key)
+    deadline = Deadline(services.limits.request_timeout_s)
+    key = await services.key_of(request.path_params["ref"], deadline)
+    spec = await deadline.bound(services.registry.spec(key), f"looking for {key}")
     reports = await services.reports_or_none()
     wanted = None if reports is None else services.fleet.wanted(reports).get(str(key), 0)
     details = {
@@ -119,8 +121,8 @@ async def unpin_model(request: Request) -> Response:
     """It stays in memory until its room is needed; `was` tells how many copies were wanted."""
     services = Services.of(request)
     query_values(request)
-    key = await services.key_of(request.path_params["ref"])
     deadline = Deadline(services.limits.request_timeout_s)
+    key = await services.key_of(request.path_params["ref"], deadline)
     was = await deadline.bound(services.fleet.unpin(key), f"unpinning {key}")
     return json_response(
         {"model": str(key), "state": "unpinned", "was": _in_words(was)},
@@ -133,7 +135,7 @@ async def unload_model(request: Request) -> Response:
     services = Services.of(request)
     limit_s = services.limits.request_timeout_s
     deadline = Deadline(timeout_of(query_values(request, TIMEOUT), limit_s))
-    key = await services.key_of(request.path_params["ref"])
+    key = await services.key_of(request.path_params["ref"], deadline)
     count = await deadline.bound(services.fleet.unload(key, deadline.left_s), f"unloading {key}")
     return json_response(
         {"model": str(key), "state": "unloaded", "replicas": int(count)},
@@ -147,7 +149,7 @@ async def _place(
     services = Services.of(request)
     values = query_values(request, COPIES, TIMEOUT)
     deadline = Deadline(timeout_of(values, services.limits.request_timeout_s))
-    key = await services.key_of(request.path_params["ref"])
+    key = await services.key_of(request.path_params["ref"], deadline)
     copies: Copies = values.get(COPIES.name, 1)
     placed = await deadline.bound(place(key, copies, deadline.left_s), f"loading {key}")
     answer: dict[str, Any] = {

@@ -59,7 +59,7 @@ async def predict(request: Request) -> Response:
     deadline = Deadline(services.limits.request_timeout_s)
     check_headers(request, services.limits, services.in_flight)
     # Looked up before the body is read: an unknown name costs no upload.
-    key = await services.key_of(request.path_params["ref"])
+    key = await services.key_of(request.path_params["ref"], deadline)
     services.backlog.check()
     with services.in_flight.hold() as holding:
         body, options = await _read(request, services.limits, holding, deadline, COMMON)
@@ -80,7 +80,7 @@ async def predict_with_model(request: Request) -> Response:
                 "no model is named: give model=NAME in the query or the form, "
                 "or use /v1/models/NAME/predict"
             )
-        key = await services.key_of(options.model)
+        key = await services.key_of(options.model, deadline)
         return await _answer(services, deadline, key, body, options)
 
 

@@ -138,6 +138,7 @@ _REPLICA = _object(
     config_error=_or_null(_text("What of user_config was refused or could not be done, and why")),
     share=_array(_TEXT, "Of the pins and preloads of user_config, those that fell to this replica"),
     pinned=_array(_TEXT, "The models that are never evicted here"),
+    second_copies=_array(_TEXT, "Those of them that are here only until another replica has gone"),
     pin_errors=_object_of(_TEXT, "Why a pinned model could not be loaded here, by key"),
     configured=_object_of(_or_null(_INTEGER), "Copies that user_config pins, null: everywhere"),
     pins=_array("Pin", "The last pinning or unpinning of each model over HTTP"),

@@ -173,10 +173,10 @@ class ServeBackend:
     ) -> Any:  # noqa: ANN401
         """Call one replica, and once more if it is lost meanwhile: every call may be repeated.
 
-        One that cannot begin the call, since it is being replaced, costs nothing: another is asked
-        as long as there is time. One that gives no sign of life is left for another. While there is
-        none, Ray's router waits for one. A call that was let into the queue once is not turned away
-        when that is full as it comes back.
+        One that cannot begin the call, since it is being replaced, costs nothing: the call is made
+        again as long as there is time, and goes elsewhere once that one has ended. One that gives
+        no sign of life is left for another. While there is none, Ray's router waits for one. A call
+        that was let into the queue once is not turned away when that is full as it comes back.
 
         arguments: returns those of the call, given the seconds that are left
         """

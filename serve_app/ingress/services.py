@@ -40,14 +40,16 @@ class Services:
         services: Services = request.app.state.services
         return services
 
-    async def key_of(self, reference: str) -> ModelKey:
+    async def key_of(self, reference: str, deadline: Deadline) -> ModelKey:
         """Return the version that a client's reference means.
 
         Raises:
+            DeadlineExceededError: the place where the models lie did not answer in time
             InvalidParameterError: it is malformed
             ModelNotFoundError: it does not exist
         """
-        return await self.registry.resolve(ModelRef.parse(reference))
+        ref = ModelRef.parse(reference)
+        return await deadline.bound(self.registry.resolve(ref), f"looking for {ref}")
 
     async def reports(self) -> list[ReplicaReport]:
         """Return the state of every replica; an error when they do not answer soon."""

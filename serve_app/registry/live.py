@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
-from serve_app.errors import ModelNotFoundError
+from serve_app.errors import ModelNotFoundError, SourceUnavailableError
 from serve_app.registry.catalog import Registry
 from serve_app.types import ModelKey, ModelRef, ModelSpec
 
@@ -16,6 +16,12 @@ T = TypeVar("T")
 
 _LOOKS = 4
 """At the same time: on a disk that hangs, a flood of unknown names takes no more threads."""
+_MOST_LOOKS = 256
+"""That run or wait, while the disk hangs for ever."""
+_SCAN_S = 10.0
+"""How long whoever wants a list waits for a newer one than there is."""
+_NEWS_S = 0.5
+"""How long whoever asks for a known name waits for news of it."""
 
 
 class AsyncRegistry:
@@ -31,6 +37,7 @@ class AsyncRegistry:
         self._scan: asyncio.Task[None] | None = None
         self._looks: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(_LOOKS)
+        self._begun: dict[str, float] = {}  # the looks that run, and since when
 
     @property
     def scanning(self) -> bool:
@@ -42,9 +49,16 @@ class AsyncRegistry:
         self._start_scan()
 
     async def resolve(self, ref: ModelRef) -> ModelKey:
-        """Return the version that `ref` means; raise ModelNotFoundError when it does not exist."""
-        if self._is_old():
-            await self._look(ref.name)
+        """Return the version that `ref` means.
+
+        A name that is known is answered from memory where the disk hangs.
+
+        Raises:
+            ModelNotFoundError: it does not exist
+            SourceUnavailableError: nobody knows, and too many wait to find out
+        """
+        if self._is_old() and self._registry.snapshot.versions(ref.name):
+            await self._wait_for_news(ref.name)
         return await self._look_up(ref.name, lambda: self._registry.snapshot.resolve(ref))
 
     async def spec(self, key: ModelKey) -> ModelSpec:
@@ -71,7 +85,7 @@ class AsyncRegistry:
     async def list(self, *, urgent: bool = True) -> tuple[ModelSpec, ...]:
         """Return every entry, sorted by name, then version from the lowest to the highest.
 
-        The same tuple again as long as nothing has changed.
+        The same tuple again as long as nothing has changed, and where the disk hangs.
 
         urgent: whether somebody waits: then a scan that is needed runs at full speed
         """
@@ -103,12 +117,26 @@ class AsyncRegistry:
         scan = self._start_scan()
         if urgent:
             self._registry.hurry()
-        # Shielded: a request that is cancelled must not end the scan that others wait for.
-        await asyncio.shield(scan)
+        # Neither a request that is cancelled nor the limit ends the scan that others wait for.
+        limit_s = None if self._registry.age_s == math.inf else _SCAN_S
+        await asyncio.wait({scan}, timeout=limit_s)
 
     async def _look(self, name: str) -> None:
         """Bring one name up to date; all who ask for it meanwhile share the look."""
+        if self._hangs and name not in self._looks and len(self._looks) >= _MOST_LOOKS:
+            raise SourceUnavailableError("the model repository does not answer: try again later")
         await asyncio.shield(self._start_look(name))
+
+    async def _wait_for_news(self, name: str) -> None:
+        """Bring one name up to date if that is soon done, as it is unless the disk hangs."""
+        if not self._hangs:
+            await asyncio.wait({self._start_look(name)}, timeout=_NEWS_S)
+
+    @property
+    def _hangs(self) -> bool:
+        """Whether a look takes longer than anybody waits for news."""
+        too_long_ago = asyncio.get_running_loop().time() - _NEWS_S
+        return any(begun <= too_long_ago for begun in self._begun.values())
 
     def _start_look(self, name: str) -> asyncio.Task[None]:
         look = self._looks.get(name)
@@ -119,7 +147,11 @@ class AsyncRegistry:
 
     async def _look_in_turn(self, name: str) -> None:
         async with self._room:
-            await self._registry.look_now(name)
+            self._begun[name] = asyncio.get_running_loop().time()
+            try:
+                await self._registry.look_now(name)
+            finally:
+                del self._begun[name]
 
     def _start_scan(self) -> asyncio.Task[None]:
         if self._scan is None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from serve_app.cache.observer import EvictionReason
 from serve_app.metrics import Metrics
@@ -59,6 +59,7 @@ class AutoscalingStats:
         budget_bytes: int,
         max_models: int | None,
         wanted: Mapping[str, Copies],
+        second: Set[str] = frozenset(),
     ) -> dict[str, float]:
         """Return what the policy reads, see serve_app.scaling.reports.
 
@@ -66,14 +67,21 @@ class AutoscalingStats:
         its room, and are no part of what models need. Where `max_models` binds before the bytes
         do, it is the room: a budget of so many of the models that are in memory now.
 
-        wanted: the copies of each pinned model that the fleet should hold
+        Args:
+            models: in memory
+            used_bytes: what they and their graphs take
+            budget_bytes: the memory budget
+            max_models: the cap on their number
+            wanted: the copies of each pinned model that the fleet should hold
+            second: pinned models that are here as copies beyond that: the fleet needs no room for
+                what is only there so that it can shrink
         """
         self.sized(models)
         own = sum(model.bytes for model in models)
         pinned = [
             PinnedModel(model.key, model.bytes, wanted.get(model.key))
             for model in models
-            if model.pinned
+            if model.pinned and model.key not in second
         ]
         state = self._state(models)
         room = max(0, budget_bytes - max(0, used_bytes - own))

@@ -215,7 +215,7 @@ class Batcher:
                     job.queue.cancel(job.ticket)
                     self._release(job)
                     job.answered.cancel()
-            self._room.notify_all()
+            self._room.notify_all()  # those that waited for room need none
         await outlast(job.answered for job in jobs)
 
     # --- in decoder threads ---------------------------------------------------------------------
@@ -260,9 +260,8 @@ class Batcher:
         # Not watched: how long it takes is up to whoever sent the picture, and it does end.
         image = decode_guarded(self._decode, job.data)
         job.decode_s = self._clock() - started
-        with self._room:
+        with self._lock:
             self._hold(job, image.nbytes)
-            self._room.notify_all()
         with self._streams.watch.step("a preprocessing"):  # which brings it to the device
             return job.of.model.preprocess(image, job.of.params, annotate=job.of.annotate)
 
@@ -309,7 +308,6 @@ class Batcher:
             if _is_typical(jobs, answers):
                 jobs[0].timings.observe(inputs[0].shape, len(jobs), seconds)
             outcomes = [self._end(job, a) for job, a in zip(jobs, answers, strict=True)]
-            self._room.notify_all()
         _deliver(outcomes)
 
     # --- in any thread, with the lock -----------------------------------------------------------
@@ -333,8 +331,6 @@ class Batcher:
                 job.ticket = job.queue = None
                 job.waited_s += now - job.since
                 self._decoding += queue is self._undecoded
-            if late:
-                self._room.notify_all()
         _deliver(late)
         return turn
 
@@ -366,6 +362,8 @@ class Batcher:
         self._hold(job, 0)
 
     def _hold(self, job: _Job, nbytes: int) -> None:
+        if nbytes < job.held_bytes:
+            self._room.notify_all()
         self._held_bytes += nbytes - job.held_bytes
         job.held_bytes = nbytes
 

@@ -6,6 +6,7 @@ request does is in service.py, what is in memory in the cache.
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 PREPARED_FOLDER = "prepared"
 """Under cache_dir."""
+LOAD_AHEAD_TIMEOUT_S = 600.0
+"""For pins, preloads and second copies: nobody waits for them but a replica that is to be ready."""
 
 
 class ModelSlot:
@@ -89,13 +92,12 @@ class Detector:
         self._configured = False
         self._preloads = Preloads()
         self._preloading: asyncio.Task[None] | None = None
-        self._preload_timeout_s = args.request_timeout_s
         self._limits = CacheLimits(self._config.budget_bytes(self._device_bytes))
         self._share: tuple[str, ...] = ()
         self._holder = Holder(
             self._replica_id,
             apply=self._pin,
-            load=lambda key: self._load(ModelKey.parse(key), self._preload_timeout_s),
+            load=lambda key: self._load(ModelKey.parse(key), LOAD_AHEAD_TIMEOUT_S),
             load_spare=self._load_spare,
         )
         self._cache: ModelCache[PreparedFile, LoadedModel] = ModelCache(
@@ -173,6 +175,7 @@ class Detector:
             config_error=self._config_error,
             share=self._share,
             pinned=tuple(sorted(self._holder.pinned)),
+            second_copies=tuple(sorted(self._holder.second_copies)),
             pin_errors=self._holder.errors,
             configured=self._holder.configured,
             pins=self._holder.table.pins,
@@ -190,6 +193,7 @@ class Detector:
             budget_bytes=self._cache.budget_bytes,
             max_models=self._config.max_models,
             wanted=self._holder.table.wanted(self._holder.configured),
+            second=self._holder.second_copies,
         )
 
     async def record_routing_stats(self) -> dict[str, Any]:
@@ -299,11 +303,15 @@ class Detector:
         return self._preloading
 
     async def _preload(self, keys: tuple[ModelKey, ...]) -> None:
-        """Load `keys`, after the pins; one that cannot be loaded is reported and harms no other."""
+        """Load `keys`, after the pins; one that cannot be loaded is reported and harms no other.
+
+        At the start none takes the room of another: one that does not fit beside them is reported.
+        """
         await self._holder.tried()
+        evicts_after_s = 0.0 if self._configured else math.inf
         for key in keys:
             try:
-                await self._load(key, self._preload_timeout_s)
+                await self._load(key, LOAD_AHEAD_TIMEOUT_S, evicts_after_s=evicts_after_s)
             except ServeAppError as error:
                 self._complain(f"preload: {key} was not loaded: {error.code}: {error.detail}")
             except Exception as error:  # a defect: it must not keep the replica from starting
@@ -338,7 +346,7 @@ class Detector:
     async def _load_spare(self, key: str) -> None:
         """Load a second copy, at the price of nothing that is asked for."""
         idle_s = gives_way_after_s(self._config.working_set_window_s)
-        await self._load(ModelKey.parse(key), self._preload_timeout_s, evicts_after_s=idle_s)
+        await self._load(ModelKey.parse(key), LOAD_AHEAD_TIMEOUT_S, evicts_after_s=idle_s)
 
     @asynccontextmanager
     async def _advertised(self, key: ModelKey) -> AsyncIterator[None]:

@@ -38,7 +38,6 @@ class ReplicaState:
     """One replica as Ray broadcasts it; `models` are resident or loading."""
 
     id: str
-    node: str
     models: frozenset[str]
     stats: RoutingStats
     max_ongoing: int
@@ -103,10 +102,10 @@ class FleetView:
     # --- what is told ---------------------------------------------------------------------------
 
     def update(self, replicas: Sequence[ReplicaState]) -> None:
-        """Take the state of all replicas; those that are missing are gone."""
+        """Take the state of all replicas; those that are missing are away, and may come back."""
         now = self._clock()
         for replica_id in self._replicas.keys() - {state.id for state in replicas}:
-            self._in_flight.gone(replica_id)
+            self._in_flight.away(replica_id)
         before, self._replicas = self._replicas, {}
         states = [
             _completed(told, before[told.id].state) if told.id in before else told
@@ -129,15 +128,21 @@ class FleetView:
     def gone(self, replica_id: str) -> None:
         """Drop a replica at once."""
         if self._replicas.pop(replica_id, None) is not None:
-            self._in_flight.gone(replica_id)
+            self._in_flight.away(replica_id)
             self._index()
 
-    def sent(self, model: str, replica_id: str, request_id: str) -> None:
-        """Take in a request that a replica has accepted."""
+    def sent(self, model: str, replica_id: str, request_id: str) -> int:
+        """Take in a request that goes to a replica; return how many it has of this router then."""
         replica = self._replicas.get(replica_id)
         if replica is not None:
-            new = bool(model) and model not in replica.state.models
+            new = model not in replica.state.models
             self._in_flight.sent(model, replica_id, request_id, self._clock(), new=new)
+        return self._in_flight.at_replica(replica_id)
+
+    def accepted(self, replica_id: str, queue_len: int, own: int) -> None:
+        """Take in how long a queue was when a request was accepted, `own`: what `sent` returned."""
+        if replica_id in self._replicas:
+            self._in_flight.told(replica_id, queue_len, own, self._clock())
 
     def completed(self, request_id: str, replica_id: str | None = None) -> None:
         """Take in that a request has ended; at `replica_id` where several share the id."""
@@ -150,12 +155,10 @@ class FleetView:
 
         Ranks between have one replica each: whoever takes the first that is not full follows the
         ranking. Where all are full, the last rank names a few in turn, and now and then all of
-        them. An empty `model` goes to the shortest queue.
+        them.
         """
         if not self._replicas:
             return []
-        if not model:
-            return [self._shortest_queues(queue_len), self._everyone]
         now = self._clock()
         self._in_flight.expire(now)
         self._turn += 1  # who comes first among equals
@@ -306,16 +309,20 @@ class FleetView:
         return [ids[(self._turn * count + place) % len(ids)] for place in range(count)]
 
     def _waiting(self, replica: _Replica, queue_len: QueueLen) -> int:
-        """Return the requests at a replica, those included that it has not told of yet."""
-        own = self._in_flight.at_replica(replica.id)
+        """Return the requests at a replica, those included that it has not told of yet.
+
+        What Ray keeps of a queue counts only where that is full. Requests travel by gRPC, and with
+        that it learns with each answer how long the queue was when the request was accepted. After
+        a burst that would keep everyone away from a replica that has nothing left to do. Of this
+        router's own requests more is known; of what was told, only what others had there is used,
+        and that alone makes no replica full: it is asked.
+        """
         known = queue_len(replica.id)
-        return own if known is None or known < own else known
-
-    def _shortest_queues(self, queue_len: QueueLen) -> list[str]:
-        def waiting(replica: _Replica) -> int:
-            return self._waiting(replica, queue_len)
-
-        return [min(self._replicas.values(), key=waiting).id]
+        if known is not None and known >= replica.max_ongoing:
+            return known
+        own = self._in_flight.at_replica(replica.id)
+        others = self._in_flight.others_at(replica.id, self._clock())
+        return min(own + others, max(own, replica.max_ongoing - 1))
 
     # --- when replicas change -------------------------------------------------------------------
 

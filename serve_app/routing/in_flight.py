@@ -8,6 +8,9 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+_OTHERS_S = 2.0
+"""What is known of others' requests counts for so long: nobody tells of a replica that is left out
+because of it."""
 _NOWHERE: Mapping[str, float] = {}
 
 
@@ -32,12 +35,22 @@ class InFlight:
         self._serial = 0
         self._by_replica: dict[str, int] = {}
         self._by_model: dict[str, int] = {}
+        self._others: dict[str, tuple[int, float]] = {}
         self._expected: dict[str, dict[str, float]] = {}
         self._expected_by_age: deque[tuple[float, str, str]] = deque()
 
     def at_replica(self, replica_id: str) -> int:
         """Return how many of this router's requests a replica has."""
         return self._by_replica.get(replica_id, 0)
+
+    def others_at(self, replica_id: str, now: float) -> int:
+        """Return how many requests of others a replica has, as far as that was told lately."""
+        others, at = self._others.get(replica_id, (0, now))
+        return others if now - at <= _OTHERS_S else 0
+
+    def told(self, replica_id: str, count: int, own: int, now: float) -> None:
+        """Take in that a replica had `count` requests when it accepted one, `own` of them ours."""
+        self._others[replica_id] = max(0, count - own), now
 
     def of_model(self, model: str) -> int:
         """Return how many of this router's requests for a model are open."""
@@ -68,11 +81,9 @@ class InFlight:
                 self._end(record)
                 return
 
-    def gone(self, replica_id: str) -> None:
-        """Forget a replica and all that it had."""
-        for records in list(self._by_request.values()):
-            for record in [one for one in records if one.replica_id == replica_id]:
-                self._end(record)
+    def away(self, replica_id: str) -> None:
+        """Expect no load of a replica any more; its requests end by themselves, as all do."""
+        self._others.pop(replica_id, None)
         for model in [model for model, at in self._expected.items() if replica_id in at]:
             self._arrive(model, replica_id)
 

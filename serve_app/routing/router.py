@@ -43,6 +43,12 @@ times what the step was expected to take, in any case. New calls go elsewhere as
 class FleetRouter(RequestRouter):
     """Sends each request to the replica where it costs least; see serve_app.routing.fleet_view."""
 
+    # Of a replica that is asked how full it is, since nothing was heard of it lately. It shares its
+    # cores with its models; by Ray's 0.1 s it would be late too often, and where a model is already
+    # would not be where the request goes.
+    queue_len_response_deadline_s = 0.5
+    max_queue_len_response_deadline_s = 1.0
+
     def initialize_state(self, **settings: float) -> None:
         """Take `request_router_kwargs`: any field of RoutingConfig.
 
@@ -55,6 +61,8 @@ class FleetRouter(RequestRouter):
         self._late = Late()
         self._stats: dict[str, tuple[Mapping[str, Any], RoutingStats]] = {}
         self._request_of: WeakKeyDictionary[asyncio.Task[Any], PendingRequest] = WeakKeyDictionary()
+        self._own: WeakKeyDictionary[asyncio.Future[Any], int] = WeakKeyDictionary()
+        self._told: tuple[str, int] = "", 0
 
     # --- what Ray tells -------------------------------------------------------------------------
 
@@ -89,6 +97,28 @@ class FleetRouter(RequestRouter):
             is_silent = partial(tell, self._fell_silent, replica)
             note(Recipient(replica_id.unique_id, ask, is_silent, self._everybody))
 
+    def on_request_routed(
+        self,
+        pending_request: PendingRequest,
+        replica_id: ReplicaID,
+        result: Any,  # noqa: ANN401 - its class is private
+    ) -> None:
+        """Take in that a request was accepted, and let go of its pictures.
+
+        Ray keeps each request for as long as an older one waits for a place.
+        """
+        super().on_request_routed(pending_request, replica_id, result)
+        pending_request.args, pending_request.kwargs = [], {}
+        id_, queue_len = self._told
+        own = self._own.pop(pending_request.future, None)
+        if own is not None and id_ == replica_id.unique_id:
+            self._view.accepted(id_, queue_len, own)
+
+    def on_new_queue_len_info(self, replica_id: ReplicaID, num_ongoing_requests: int) -> None:
+        """Take in a queue's length; Ray says next whether that request was accepted."""
+        super().on_new_queue_len_info(replica_id, num_ongoing_requests)
+        self._told = replica_id.unique_id, num_ongoing_requests
+
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Take in that a request has ended, or was not accepted."""
         self._view.completed(internal_request_id, replica_id.unique_id)
@@ -101,17 +131,15 @@ class FleetRouter(RequestRouter):
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
         """Return the ranking for a request, whole at once: there is nothing better to wait for."""
-        model = ""
-        if pending_request is not None:
-            model = pending_request.metadata.multiplexed_model_id
-            # If all are full Ray tries again after a pause; without this it would try without one.
-            pending_request.routing_context.should_backoff = True
-            task = asyncio.current_task()
-            if task is not None:
-                self._request_of[task] = pending_request
+        task = asyncio.current_task()
+        if pending_request is None or task is None:  # Ray 2.60 always has both
+            return [candidate_replicas]
+        # If all are full Ray tries again after a pause; without this it would try without one.
+        pending_request.routing_context.should_backoff = True
+        self._request_of[task] = pending_request
         if self._late.forget_old():
             self._show()
-        ranked = self._view.rank(model, self._queue_len)
+        ranked = self._view.rank(pending_request.metadata.multiplexed_model_id, self._queue_len)
         known = self._known
         return [[known[id_] for id_ in rank] for rank in ranked] or [candidate_replicas]
 
@@ -176,7 +204,9 @@ class FleetRouter(RequestRouter):
         # must know of it. Ray reports its end in any case, even if it is not accepted.
         replica_id = replica.replica_id.unique_id
         metadata = request.metadata
-        self._view.sent(metadata.multiplexed_model_id, replica_id, metadata.internal_request_id)
+        self._own[request.future] = self._view.sent(
+            metadata.multiplexed_model_id, replica_id, metadata.internal_request_id
+        )
         self._record_queue_wait_time(request)
         request.future.set_result(replica)
 
@@ -204,7 +234,6 @@ class FleetRouter(RequestRouter):
     def _state(self, id_: str, replica: RunningReplica) -> ReplicaState:
         return ReplicaState(
             id=id_,
-            node=replica.node_id or "",
             models=frozenset(replica.multiplexed_model_ids),
             stats=self._stats[id_][1],
             max_ongoing=replica.max_ongoing_requests,

@@ -56,6 +56,9 @@ class Silent:
             if await self._answers(ask):
                 break
             await asyncio.sleep(self._pause_s)
+        # A cancellation that comes with the answer is lost in it (wait_for, until Python 3.12).
+        if self._asking.get(replica_id) is not asyncio.current_task():
+            return
         logger.warning("replica %s answers again", replica_id)
         del self._asking[replica_id]
         self._on_return()

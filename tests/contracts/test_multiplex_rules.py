@@ -44,9 +44,7 @@ class Both:
         self._ray._replicas = {replica.replica_id: replica for replica in replicas}
         self._ray._replica_id_set = set(REPLICAS)
         self._ray._update_multiplexed_model_ids_with_replicas(replicas)
-        self._ours.update(
-            [ReplicaState(id_, "n", ids, RoutingStats(), 5) for id_, ids in held.items()]
-        )
+        self._ours.update([ReplicaState(id_, ids, RoutingStats(), 5) for id_, ids in held.items()])
 
     def ask(self, pending: Pending) -> tuple[set[str], set[str]]:
         """Return the candidates of Ray's and of ours."""

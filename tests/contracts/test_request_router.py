@@ -192,16 +192,26 @@ async def test_a_dead_replica_is_dropped_at_once(router: FleetRouter) -> None:
     router.on_request_completed(holder.replica_id, "parent")  # too late to matter
 
 
-async def test_requests_without_a_model_go_to_the_shortest_queue(router: FleetRouter) -> None:
-    """So does a choice that Ray asks for without any request."""
-    busy, idle = Replica("a", "m"), Replica("b")
-    tell(router, busy, idle)
-    router.on_new_queue_len_info(busy.replica_id, 3)
-    router.on_new_queue_len_info(idle.replica_id, 1)
-    assert await choose(router, request()) == "b"
-    ranked = await router.choose_replicas([busy, idle])
-    assert ranked[0] == [idle]
-    assert ranked[-1] == [busy, idle]
+async def test_a_choice_without_a_request_takes_anybody(router: FleetRouter) -> None:
+    """Ray's interface allows that, 2.60 never does it."""
+    one, other = Replica("a", "m"), Replica("b")
+    tell(router, one, other)
+    assert await router.choose_replicas([one, other]) == [[one, other]]
+
+
+async def test_an_answer_tells_what_others_have_sent(router: FleetRouter) -> None:
+    """Ray tells of the queue and then of the request, which is let go of."""
+    only = Replica("a", "m")
+    tell(router, only)
+    asked = request("m")
+    asked.args = [b"a picture"]
+    chosen = await router._choose_replica_for_request(asked)
+    router.on_send_request(chosen.replica_id)
+    router.on_new_queue_len_info(chosen.replica_id, 9)
+    router.on_request_routed(asked, chosen.replica_id, None)
+    assert router._view._in_flight.others_at("a", time.monotonic()) == 8
+    assert asked.args == []
+    assert not router._own
 
 
 async def test_statistics_reach_the_view(router: FleetRouter) -> None:

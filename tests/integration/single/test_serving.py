@@ -106,7 +106,7 @@ def test_mixed_load_over_more_models_than_fit(server: Server, scenes: dict[str, 
             )
 
     answers = asyncio.run(send_all())
-    assert [answer.status_code for answer in answers] == [200] * len(chosen)
+    assert [answer.text for answer in answers if answer.status_code != 200] == []
     for item, answer in zip(chosen, answers, strict=True):
         assert answer.headers["x-model-id"] == f"{item[0]}@1"
         assert _agree(_findings(answer), expected[item])

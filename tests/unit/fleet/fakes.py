@@ -124,6 +124,7 @@ class Replica:
             **{name: getattr(plain, name) for name in plain.__slots__}
             | {
                 "pin_errors": self.holder.errors,
+                "second_copies": tuple(sorted(self.holder.second_copies)),
                 "configured": self.holder.configured,
                 "pins": self.holder.table.pins,
             }

@@ -32,7 +32,7 @@ def _orders(*keys: str, spare: tuple[str, ...] = (), **writes: Copies) -> Orders
     for time_s, (key, copies) in enumerate(writes.items()):
         table.write(key, copies, time_s, "keeper")
     pinned = {"r1": frozenset(keys), "r2": frozenset({"other"})}
-    return Orders(table.pins, pinned, {"r1": frozenset(spare)})
+    return Orders(table.pins, pinned, spare={"r1": frozenset(spare)})
 
 
 async def test_it_takes_what_names_it(replica: Replica) -> None:

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from serve_app.fleet.plan import (
     HOT_S,
+    Seconds,
     best_places,
     configured_in,
     gives_way_after_s,
     plan,
+    second_copies,
     spares,
 )
 from serve_app.types import ReplicaReport, ResidentModel
@@ -142,10 +144,25 @@ def test_where_there_is_no_room_comes_last_but_is_tried() -> None:
 def test_before_one_replica_goes_every_pin_has_a_second_copy(copies: int) -> None:
     """Where there is a second replica."""
     reports = [report("r1", models="a", pinned="a"), report("r2"), report("r3")]
-    planned = plan(reports, {"a": copies}, at_least=2)
+    planned = plan(reports, {"a": copies}, Seconds.MAKE)
     assert len(_copies(planned, "a")) == 2
     assert "a" in planned["r1"]
-    assert plan(reports[:1], {"a": copies}, at_least=2) == {"r1": {"a"}}
+    assert plan(reports[:1], {"a": copies}, Seconds.MAKE) == {"r1": {"a"}}
+    extra = second_copies(reports, planned, {"a": copies})
+    assert len(_copies(extra, "a")) == 2 - copies
+    assert "a" not in extra["r1"], "the one that was there is none"
+
+
+def test_second_copies_stay_while_others_would_have_them_made() -> None:
+    """Keepers began to wait at different times; a copy that somebody wanted is no second one."""
+    first, second = (report(name, models="ab", pinned="ab") for name in ("r1", "r2"))
+    reports = [first, replace(second, second_copies=("a",))]
+    wanted: dict[str, int | None] = {"a": 1, "b": 1}
+    kept = plan(reports, wanted, Seconds.KEEP)
+    assert _copies(kept, "a") == {"r1", "r2"}
+    assert len(_copies(kept, "b")) == 1
+    assert second_copies(reports, kept, wanted) == {"r1": set(), "r2": {"a"}}
+    assert len(_copies(plan(reports, wanted), "a")) == 1
 
 
 def _hot(key: str, idle_s: float = 1.0) -> ResidentModel:

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from serve_app.errors import ModelNotFoundError
+from serve_app.errors import ModelNotFoundError, SourceUnavailableError
+from serve_app.registry import live
 from serve_app.registry.catalog import Registry
 from serve_app.registry.live import AsyncRegistry
 from serve_app.registry.pace import Pace
@@ -175,6 +176,46 @@ async def test_a_loader_starts_no_scan() -> None:
     await fixture.registry.current_spec(ModelKey("a", "1"))
     assert not fixture.registry.scanning
     assert fixture.source.scans == 1
+
+
+async def test_a_disk_that_hangs_keeps_nobody_from_what_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One waits for news a moment, and none after that one; a list shows what was seen last."""
+    monkeypatch.setattr(live, "_NEWS_S", 0.02)
+    monkeypatch.setattr(live, "_SCAN_S", 0.02)
+    fixture = Fixture()
+    await fixture.registry.list()
+    fixture.clock.now += 3600
+    fixture.gate.clear()
+    fixture.source.on_look = fixture.source.on_scan
+    for _ in range(3):
+        assert await fixture.registry.resolve(ModelRef("a")) == ModelKey("a", "1")
+    assert fixture.source.looks == ["a"]
+    assert len(await fixture.registry.list()) == 1
+    fixture.gate.set()
+    await _settled(fixture, 2)
+
+
+async def test_unknown_names_do_not_pile_up_while_the_disk_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those beyond a bound are refused, since nobody can tell."""
+    monkeypatch.setattr(live, "_NEWS_S", 0.02)
+    monkeypatch.setattr(live, "_MOST_LOOKS", 8)
+    fixture = Fixture()
+    await fixture.registry.list()
+    fixture.gate.clear()
+    fixture.source.on_look = fixture.source.on_scan
+    waiting = [asyncio.create_task(fixture.registry.resolve(ModelRef(f"x{n}"))) for n in range(8)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(SourceUnavailableError, match="does not answer"):
+        await fixture.registry.resolve(ModelRef("y"))
+    fixture.gate.set()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(answer, ModelNotFoundError) for answer in answers)
+    with pytest.raises(ModelNotFoundError):
+        await fixture.registry.resolve(ModelRef("y"))
 
 
 @pytest.mark.parametrize("urgent", [True, False])

@@ -1,11 +1,12 @@
 """Preloads at a detector's start: what cannot be loaded is told and keeps nothing from starting."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 from serve_app.errors import ModelBrokenError, ServeAppError
 from serve_app.replica.configuration import Preloads
-from serve_app.replica.deployment import Detector
+from serve_app.replica.deployment import LOAD_AHEAD_TIMEOUT_S, Detector
 from serve_app.types import ModelKey
 
 A, B, C, D = (ModelKey(name, "1") for name in "abcd")
@@ -18,7 +19,7 @@ class Replica:
         self.loaded: list[ModelKey] = []
         self._failures = failures
         self._config_error: str | None = None
-        self._preload_timeout_s = 1.0
+        self._configured = False
         self._preloads = Preloads()
         self._holder = SimpleNamespace(tried=self._nothing)
 
@@ -28,8 +29,9 @@ class Replica:
         await Detector._preload(detector, keys)
         return self._config_error
 
-    async def _load(self, key: ModelKey, timeout_s: float) -> None:
-        assert timeout_s == self._preload_timeout_s
+    async def _load(self, key: ModelKey, timeout_s: float, *, evicts_after_s: float) -> None:
+        assert timeout_s == LOAD_AHEAD_TIMEOUT_S
+        assert evicts_after_s == (0.0 if self._configured else math.inf), "at the start none leaves"
         if key.name in self._failures:
             raise self._failures[key.name]
         self.loaded.append(key)

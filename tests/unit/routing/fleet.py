@@ -19,7 +19,7 @@ class Clock:
 
 
 class Fleet:
-    """A view over replicas that a test describes, and their queues."""
+    """A view over replicas that a test describes, and their queues, all of others' requests."""
 
     def __init__(self, *ids: str) -> None:
         self.clock = Clock()
@@ -35,7 +35,7 @@ class Fleet:
         """Broadcast everything."""
         self.view.update(
             [
-                ReplicaState(id_, f"node-{id_}", frozenset(models), self.stats[id_], LIMIT)
+                ReplicaState(id_, frozenset(models), self.stats[id_], LIMIT)
                 for id_, models in self.models.items()
             ]
         )
@@ -45,8 +45,14 @@ class Fleet:
         self.asked += 1
         return self.queues.get(id_)
 
+    def waiting(self, id_: str) -> int:
+        """Return how many requests the view takes a replica to have."""
+        return self.view._waiting(self.view._replicas[id_], self.queue_len)
+
     def rank(self, model: str) -> list[list[str]]:
-        """Rank for a model."""
+        """Rank for a model, once all queues are known."""
+        for id_, queue_len in self.queues.items():
+            self.view.accepted(id_, queue_len, 0)
         return self.view.rank(model, self.queue_len)
 
     def send(self, model: str) -> str:

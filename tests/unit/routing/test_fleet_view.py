@@ -353,13 +353,32 @@ def test_a_slow_replica_gets_less() -> None:
     assert went["fast"] == pytest.approx(40, abs=2)
 
 
-def test_requests_without_a_model_go_to_the_shortest_queue() -> None:
-    """They need nothing that one replica has and another has not."""
-    fleet = Fleet("a", "b", "c")
-    fleet.queues = {"a": 3, "b": 1, "c": 2}
-    assert fleet.rank("")[0] == ["b"]
-    assert fleet.send("") == "b"
-    assert fleet.view._in_flight.expecting() == []
+def test_what_others_have_there_is_taken_from_what_was_told() -> None:
+    """An answer tells of a queue as it was when the request came; one's own have gone on since."""
+    fleet = Fleet("a", "b")
+    fleet.models = {"a": {"m"}, "b": {"m"}}
+    fleet.tell()
+    sent = [(fleet.view.sent("m", "a", str(number))) for number in range(50)]
+    assert sent[-1] == 50
+    for number in range(50):
+        fleet.view.completed(str(number))
+    fleet.view.accepted("a", 58, 50)
+    assert fleet.waiting("a") == 8, "the 50 have been answered"
+    fleet.clock.now += 2.1
+    assert fleet.waiting("a") == 0, "nobody tells more of a replica that is left out"
+
+
+def test_others_alone_make_no_replica_full() -> None:
+    """What they have is old news: it is asked before the model is loaded elsewhere."""
+    fleet = Fleet("a", "b")
+    fleet.models["a"] = {"m"}
+    fleet.tell()
+    fleet.view.accepted("a", LIMIT, 1)
+    for number in range(10):
+        fleet.view.sent("m", "a", str(number))
+    assert fleet.waiting("a") == LIMIT - 1
+    fleet.queues["a"] = LIMIT
+    assert fleet.waiting("a") == LIMIT
 
 
 def test_a_replica_that_goes_is_not_named_again() -> None:
@@ -377,7 +396,6 @@ def test_a_replica_that_goes_is_not_named_again() -> None:
     del fleet.models["b"]
     fleet.tell()
     assert fleet.rank("m") == []
-    assert fleet.rank("") == []
 
 
 def test_a_decision_looks_at_few_replicas() -> None:

@@ -51,7 +51,7 @@ class SmallFleet(Simulation):
     def _forget(self) -> None:
         controller = self._controller
         for id_, known in controller._known.items():
-            blank = ReplicaState(id_, known.node, frozenset(), RoutingStats(), known.max_ongoing)
+            blank = ReplicaState(id_, frozenset(), RoutingStats(), known.max_ongoing)
             controller._known[id_] = blank
         controller._news = True
 
