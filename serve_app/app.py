@@ -19,7 +19,7 @@ from serve_app.settings import AppArgs
 from serve_app.tuning import ONE_NODE, behind_haproxy, detector_environment
 
 ROLE_LABEL, DETECTOR_ROLE = "serve-app-role", "detector"
-"""A label of nodes; cluster.yaml and deploy/rayservice.yaml give it to their GPU workers."""
+"""A label of nodes; cluster.yaml gives it to its GPU workers, deploy/rayservice.yaml to none."""
 
 DETECTOR_ONGOING_REQUESTS = 64
 """Per detector replica: enough to keep the engine busy while models load."""

@@ -37,4 +37,4 @@ async def test_a_device_that_fails_a_load_nobody_waits_for_fails_the_replica() -
     observer.load_failed(KEY, DeviceFailedError("the device failed"))
     with pytest.raises(UnhealthyError, match="the device failed"):
         health.check()
-    assert counts.failed == ["model_broken", "internal", "device_failed"]
+    assert counts.failed == ["model_broken", "internal_error", "device_failed"]
