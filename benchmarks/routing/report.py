@@ -57,6 +57,9 @@ same model of Serve's routing tasks, queue length cache, rejection and backoff.
   Ray's wrapper it evicts nothing that is in use.
   **{STOCK_ROUTER.name}**: the same router over our replicas (GDSF, {OURS.max_loads} loads,
   {OURS.max_ongoing} requests): only the router differs, so this is what ours is compared with.
+  For both of these a router learns the length of a queue with an answer, from when that request
+  was accepted: requests travel by gRPC, as `make serve` sets it. By Ray's default, which
+  *{STOCK.name}* has, it learns it at once.
 
 *misses*: loads begun. *cold*: requests that waited for a load. *in time*: within 5 x the engine's
 time. *copies*: mean and most of a model that is held. *doubled*: loads of a model that another

@@ -57,10 +57,10 @@ async def predict(request: Request) -> Response:
     """
     services = Services.of(request)
     deadline = Deadline(services.limits.request_timeout_s)
+    services.backlog.check()  # first, since it knows when to come again
     check_headers(request, services.limits, services.in_flight)
     # Looked up before the body is read: an unknown name costs no upload.
     key = await services.key_of(request.path_params["ref"], deadline)
-    services.backlog.check()
     with services.in_flight.hold() as holding:
         body, options = await _read(request, services.limits, holding, deadline, COMMON)
         return await _answer(services, deadline, key, body, options)
@@ -70,8 +70,8 @@ async def predict_with_model(request: Request) -> Response:
     """The model is named by `model`, by `model_type`, or by the header of Ray Serve."""
     services = Services.of(request)
     deadline = Deadline(services.limits.request_timeout_s)
-    check_headers(request, services.limits, services.in_flight)
     services.backlog.check()
+    check_headers(request, services.limits, services.in_flight)
     named = [("model", request.headers[name]) for name in _MODEL_HEADERS if name in request.headers]
     with services.in_flight.hold() as holding:
         body, options = await _read(request, services.limits, holding, deadline, WITH_MODEL, named)

@@ -44,7 +44,9 @@ class ReplicaObserver:
 
     def load_failed(self, key: ModelKey, error: BaseException) -> None:
         """Count a failed load, and have its error looked at: it may be the device's."""
-        self._metrics.load_failed(error.code if isinstance(error, ServeAppError) else "internal_error")
+        self._metrics.load_failed(
+            error.code if isinstance(error, ServeAppError) else "internal_error"
+        )
         self._on_failure(error)
 
     def evicted(self, key: ModelKey, reason: EvictionReason) -> None:
