@@ -83,6 +83,19 @@ def test_the_size_of_a_model_that_left_again_is_known() -> None:
     assert replica.report()["working_set_bytes"] == 40
 
 
+def test_second_copies_need_no_room_in_the_fleet() -> None:
+    """Else the copies made before it shrinks would keep it from shrinking."""
+    replica = Replica()
+    for key in (A, B):
+        replica.stats.requested(key)
+        replica.stats.requested(key)
+    models = [_model(A, 10, pinned=True), _model(B, 30, pinned=True)]
+    report = replica.report(*models, wanted={"a@1": 1, "b@1": 1}, second={"b@1"})
+    assert report["pinned:a@1"] == 10
+    assert "pinned:b@1" not in report
+    assert report["working_set_bytes"] == report["pinned_bytes"] == 0
+
+
 def test_pinned_models_are_told_apart() -> None:
     """By the copies that are wanted of them."""
     replica = Replica()
