@@ -15,6 +15,7 @@ from benchmarks.routing.events import Timeline
 from benchmarks.routing.replica import Job, Replica
 from benchmarks.routing.routers import Pending, Router
 from benchmarks.routing.workload import Request
+from serve_app.routing.fleet_view import Sent
 
 HOP_S = 0.0005
 """From a router to a replica, or back."""
@@ -177,7 +178,7 @@ class Ingress:
     def _send(self, pending: Pending, replica_id: str) -> None:
         request = pending.request
         self._change(replica_id, 1)
-        own = self.router.sent(request.model.id, replica_id, str(request.number))
+        sent = self.router.sent(request.model.id, replica_id, str(request.number))
         replica = self._replicas[replica_id]
 
         length = 0
@@ -195,18 +196,18 @@ class Ingress:
                 tell(accepted=accepted)
 
         def tell(*, accepted: bool) -> None:
-            told = partial(self._told, pending, replica_id, length, own, accepted=accepted)
+            told = partial(self._told, pending, replica_id, length, sent, accepted=accepted)
             self._timeline.after(HOP_S, told)
 
         self._timeline.after(HOP_S, receive)
 
     def _told(
-        self, pending: Pending, replica_id: str, length: int, own: int, *, accepted: bool
+        self, pending: Pending, replica_id: str, length: int, sent: Sent | None, *, accepted: bool
     ) -> None:
         self._queue_lens[replica_id] = (length, self._timeline.now)
-        if accepted:
-            self.router.accepted(replica_id, length, own)
-        else:
+        if accepted and sent is not None:
+            self.router.accepted(replica_id, length, sent)
+        if not accepted:
             self.router.completed(str(pending.request.number))
             self._enqueue(replace(pending, done=False), first=True)
 

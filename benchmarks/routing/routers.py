@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from benchmarks.routing.workload import Request
-from serve_app.routing.fleet_view import FleetView, QueueLen, ReplicaState
+from serve_app.routing.fleet_view import FleetView, QueueLen, ReplicaState, Sent
 
 
 @dataclass(slots=True, eq=False)
@@ -33,10 +33,10 @@ class Router(Protocol):
     def rank(self, pending: Pending, queue_len: QueueLen) -> list[list[str]]:
         """Return replica ids, the best rank first; in a rank, the shortest queue is taken."""
 
-    def sent(self, model: str, replica_id: str, request_id: str) -> int:
+    def sent(self, model: str, replica_id: str, request_id: str) -> Sent | None:
         """Learn of a request that was sent; return what `accepted` is to be told of it."""
 
-    def accepted(self, replica_id: str, queue_len: int, own: int) -> None:
+    def accepted(self, replica_id: str, queue_len: int, sent: Sent) -> None:
         """Learn how long the queue was when a request was accepted."""
 
     def completed(self, request_id: str) -> None:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from benchmarks.routing.routers import Pending
-from serve_app.routing.fleet_view import QueueLen, ReplicaState
+from serve_app.routing.fleet_view import QueueLen, ReplicaState, Sent
 
 MATCHING_TIMEOUT_S = 1.0
 
@@ -63,12 +63,11 @@ class StockRouting:
             candidates = self._everyone
         return candidates
 
-    def accepted(self, replica_id: str, queue_len: int, own: int) -> None:
+    def accepted(self, replica_id: str, queue_len: int, sent: Sent) -> None:
         """It has no use for that beside the cache of queue lengths."""
 
-    def sent(self, model: str, replica_id: str, request_id: str) -> int:
-        """Stock keeps queue lengths only."""
-        return 0
+    def sent(self, model: str, replica_id: str, request_id: str) -> None:
+        """Do nothing: stock keeps queue lengths only."""
 
     def completed(self, request_id: str) -> None:
         """Do nothing."""

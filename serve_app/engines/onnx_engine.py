@@ -139,9 +139,9 @@ class OnnxModel(BackedModel):
 
     def warm_up(self) -> None:
         """Run it at its own input size, and time batches (stream)."""
-        first_s = predictors.run_once(self._backend)
+        predictors.run_once(self._backend)
         self._nbytes = plausible_growth(self._resident_before, self._estimate)
-        self._profile = predictors.time_batches(self._backend, first_s)
+        self._profile = predictors.time_batches(self._backend)
 
     def close(self) -> None:
         """Give the memory back; the model must not be used afterwards (any thread)."""

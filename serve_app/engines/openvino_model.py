@@ -66,8 +66,8 @@ class OpenVinoModel(BackedModel):
 
     def warm_up(self) -> None:
         """Run it at its own input size, and time batches (stream)."""
-        first_s = predictors.run_once(self._backend)
-        self._profile = predictors.time_batches(self._backend, first_s)
+        predictors.run_once(self._backend)
+        self._profile = predictors.time_batches(self._backend)
         self._nbytes = plausible_growth(self._resident_before, self._estimate)
 
     def close(self) -> None:

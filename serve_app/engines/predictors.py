@@ -178,13 +178,10 @@ def run_once(backend: Backend, batch: int = 1) -> float:
         return time.perf_counter() - started
 
 
-def time_batches(backend: Backend, first_s: float = 0.0) -> BatchProfile:
-    """Find how large batches should be, with a model that has run before (stream).
-
-    `first_s`: what it took then; that will do where it takes one picture at a time.
-    """
+def time_batches(backend: Backend) -> BatchProfile:
+    """Find how large batches should be, with a model that has run before (stream)."""
     if not backend.batches:
-        return BatchProfile((first_s,))
+        return BatchProfile((run_once(backend),))
     return measure(lambda batch: run_once(backend, batch))
 
 

@@ -213,17 +213,21 @@ class FleetKeeper:
     async def _carry_out(self, reports: Sequence[ReplicaReport]) -> bool:
         reports = self._with_missing(reports)
         wanted = self.wanted(reports)
-        fewer_would_do = len(reports) > 1 and self._needed(reports) < len(reports)
-        shrinks = self._may_shrink(reports, fewer_would_do)
-        keep = Seconds.KEEP if fewer_would_do else Seconds.NONE
-        planned = plan(reports, wanted, Seconds.MAKE if shrinks else keep)
+        if reports:  # else all are gone, or take a new configuration: there is nobody to tell
+            await self._tell_what_differs(reports, wanted)
+        return any(copies is not None for copies in wanted.values())
+
+    async def _tell_what_differs(
+        self, reports: Sequence[ReplicaReport], wanted: Mapping[str, Copies]
+    ) -> None:
+        seconds = self._seconds(reports)
+        planned = plan(reports, wanted, seconds)
         second = second_copies(reports, planned, wanted)
-        spare = spares(reports, planned) if shrinks else {}
+        spare = spares(reports, planned) if seconds is Seconds.MAKE else {}
         # Once more when spares end, so that replicas stop loading those that are not there yet.
         if spare or self._spares_told or self._differs(reports, planned, second, wanted):
             await self._fleet.order(Orders(self._table.pins, planned, second, spare))
             self._spares_told = bool(spare)
-        return any(copies is not None for copies in wanted.values())
 
     def _differs(
         self,
@@ -248,23 +252,24 @@ class FleetKeeper:
         now = self._clock()
         self._seen |= {report.replica_id: (now, report) for report in reports}
         self._seen = {name: old for name, old in self._seen.items() if now - old[0] <= GRACE_S}
-        if not reports:  # all are gone, or take a new configuration: nothing is to be told to them
+        if not reports:
             return []
         return [self._seen[name][1] for name in sorted(self._seen)]
 
-    def _may_shrink(self, reports: Sequence[ReplicaReport], fewer_would_do: bool) -> bool:
-        """Return whether it is time for second copies."""
+    def _seconds(self, reports: Sequence[ReplicaReport]) -> Seconds:
+        """Return what is to become of second copies."""
         waits_s = [one.spare_copies_after_s for one in reports]
         wait_s = min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
         count = len(reports)
-        if wait_s is None or not fewer_would_do:
+        if wait_s is None or count < 2 or self._needed(reports) >= count:
             self._fewer_since = None
-            return False
+            return Seconds.NONE
         if self._fewer_since is None or self._fewer_since[1] != count:
             self._fewer_since = self._clock(), count
         # Where the number stays, by `min_replicas` say, copies for ever would be made for nothing.
         until_s = _SPARE_UNTIL * wait_s + 2 * IDLE_PERIOD_S
-        return wait_s <= self._clock() - self._fewer_since[0] < until_s
+        is_time = wait_s <= self._clock() - self._fewer_since[0] < until_s
+        return Seconds.MAKE if is_time else Seconds.KEEP
 
     def _write(self, key: ModelKey, copies: Copies) -> None:
         self._table.write(str(key), copies, self._wall_clock(), self._author)

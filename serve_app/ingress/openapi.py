@@ -19,7 +19,8 @@ Every answer carries `X-Request-Id`, the client's own where it sent one.
 """
 
 NOT_READY = "not_ready"
-ASK_CODES = ("overloaded", "deadline_exceeded")
+LOOK_CODES = ("source_unavailable", "deadline_exceeded")
+ASK_CODES = ("overloaded", *LOOK_CODES)
 WORK_CODES = (
     "model_broken",
     "overloaded",

@@ -23,13 +23,13 @@ def models_router() -> APIRouter:
         "/v1/models",
         list_models,
         summary="List the registered models",
-        **openapi.route(200, "ModelList", LIMIT, OFFSET),
+        **openapi.route(200, "ModelList", LIMIT, OFFSET, codes=("deadline_exceeded",)),
     )
     router.add_api_route(
         "/v1/models/{ref}",
         show_model,
         summary="Show one model",
-        **openapi.route(200, "ModelDetails", reference=True),
+        **openapi.route(200, "ModelDetails", reference=True, codes=openapi.LOOK_CODES),
     )
     router.add_api_route(
         "/v1/models/{ref}/load",

@@ -56,25 +56,21 @@ async def predict(request: Request) -> Response:
     Parameters may stand in the query or in the form.
     """
     services = Services.of(request)
-    deadline = Deadline(services.limits.request_timeout_s)
-    services.backlog.check()  # first, since it knows when to come again
-    check_headers(request, services.limits, services.in_flight)
+    deadline, given = _begin(request, services, COMMON)
     # Looked up before the body is read: an unknown name costs no upload.
     key = await services.key_of(request.path_params["ref"], deadline)
     with services.in_flight.hold() as holding:
-        body, options = await _read(request, services.limits, holding, deadline, COMMON)
+        body, options = await _read(request, services.limits, holding, deadline, COMMON, given)
         return await _answer(services, deadline, key, body, options)
 
 
 async def predict_with_model(request: Request) -> Response:
     """The model is named by `model`, by `model_type`, or by the header of Ray Serve."""
     services = Services.of(request)
-    deadline = Deadline(services.limits.request_timeout_s)
-    services.backlog.check()
-    check_headers(request, services.limits, services.in_flight)
     named = [("model", request.headers[name]) for name in _MODEL_HEADERS if name in request.headers]
+    deadline, given = _begin(request, services, WITH_MODEL, named)
     with services.in_flight.hold() as holding:
-        body, options = await _read(request, services.limits, holding, deadline, WITH_MODEL, named)
+        body, options = await _read(request, services.limits, holding, deadline, WITH_MODEL, given)
         if options.model is None:
             raise InvalidParameterError(
                 "no model is named: give model=NAME in the query or the form, "
@@ -84,18 +80,29 @@ async def predict_with_model(request: Request) -> Response:
         return await _answer(services, deadline, key, body, options)
 
 
+def _begin(
+    request: Request, services: Services, known: tuple[Parameter, ...], more: Pairs = ()
+) -> tuple[Deadline, Pairs]:
+    """Refuse what can be refused by headers and query; return the deadline, and what was given."""
+    limits = services.limits
+    deadline = Deadline(limits.request_timeout_s)
+    services.backlog.check()  # first, since it knows when to come again
+    check_headers(request, limits, services.in_flight)
+    given = [*more, *request.query_params.multi_items()]
+    # Parsed before anything is waited for: a wrong query costs no upload, a short time holds.
+    deadline.shorten(parse_options(given, known, limits.request_timeout_s).timeout_s)
+    return deadline, given
+
+
 async def _read(
     request: Request,
     limits: IngressLimits,
     holding: Holding,
     deadline: Deadline,
     known: tuple[Parameter, ...],
-    more: Pairs = (),
+    given: Pairs,
 ) -> tuple[PredictBody, PredictOptions]:
     """Return the pictures and the options, all checked."""
-    given = [*more, *request.query_params.multi_items()]
-    # Parsed before the body is read, too: a wrong query costs no upload, a short time holds.
-    deadline.shorten(parse_options(given, known, limits.request_timeout_s).timeout_s)
     body = await deadline.bound(read_body(request, limits, holding), "reading the body")
     options = parse_options([*given, *body.fields], known, limits.request_timeout_s)
     deadline.shorten(options.timeout_s)

@@ -1,6 +1,5 @@
 """The registry: which models exist, found by scanning the places where they lie."""
 
-import asyncio
 import logging
 import threading
 import time
@@ -128,14 +127,6 @@ class Registry:
                 if before == (self._scans, self.snapshot.of_name(name)):
                     self._publish_name(name, found)
                     return
-
-    async def refresh_now(self) -> None:
-        """Run every scanner without blocking the event loop or slowing it down."""
-        await asyncio.to_thread(self.refresh, gently=True)
-
-    async def look_now(self, name: str) -> None:
-        """Bring one name up to date without blocking the event loop."""
-        await asyncio.to_thread(self.look, name)
 
     def _publish_name(self, name: str, found: Sequence[Sequence[ModelSpec]]) -> None:
         if self._scanning.locked():

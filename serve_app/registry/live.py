@@ -4,6 +4,8 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from serve_app.errors import ModelNotFoundError, SourceUnavailableError
@@ -16,10 +18,10 @@ T = TypeVar("T")
 
 _LOOKS = 4
 """At the same time: on a disk that hangs, a flood of unknown names takes no more threads."""
-_MOST_LOOKS = 256
-"""That run or wait, while the disk hangs for ever."""
-_SCAN_S = 10.0
-"""How long whoever wants a list waits for a newer one than there is."""
+_MOST_LOOKS, _MOST_NEWS = 256, 64
+"""That run or wait while the disk hangs for ever; fewer for names that are known anyway."""
+_SCAN_S = 5.0
+"""How long a scan may have run before whoever wants a list takes the one that there is."""
 _NEWS_S = 0.5
 """How long whoever asks for a known name waits for news of it."""
 
@@ -37,7 +39,10 @@ class AsyncRegistry:
         self._scan: asyncio.Task[None] | None = None
         self._looks: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(_LOOKS)
+        # Of its own: where the disk hangs, these threads do, and nobody else's.
+        self._threads = ThreadPoolExecutor(_LOOKS + 1, thread_name_prefix="registry")
         self._begun: dict[str, float] = {}  # the looks that run, and since when
+        self._scan_begun = 0.0
 
     @property
     def scanning(self) -> bool:
@@ -118,7 +123,9 @@ class AsyncRegistry:
         if urgent:
             self._registry.hurry()
         # Neither a request that is cancelled nor the limit ends the scan that others wait for.
-        limit_s = None if self._registry.age_s == math.inf else _SCAN_S
+        limit_s = None
+        if self._registry.age_s < math.inf:
+            limit_s = max(0.0, self._scan_begun + _SCAN_S - asyncio.get_running_loop().time())
         await asyncio.wait({scan}, timeout=limit_s)
 
     async def _look(self, name: str) -> None:
@@ -128,9 +135,14 @@ class AsyncRegistry:
         await asyncio.shield(self._start_look(name))
 
     async def _wait_for_news(self, name: str) -> None:
-        """Bring one name up to date if that is soon done, as it is unless the disk hangs."""
-        if not self._hangs:
-            await asyncio.wait({self._start_look(name)}, timeout=_NEWS_S)
+        """Bring one name up to date; go on without if that is not soon done, as on a hanging disk.
+
+        While another look hangs this one is not waited for: it may hang as well, or be done soon.
+        """
+        if name in self._looks or len(self._looks) < _MOST_NEWS:
+            look = self._start_look(name)
+            if not self._hangs:
+                await asyncio.wait({look}, timeout=_NEWS_S)
 
     @property
     def _hangs(self) -> bool:
@@ -149,15 +161,20 @@ class AsyncRegistry:
         async with self._room:
             self._begun[name] = asyncio.get_running_loop().time()
             try:
-                await self._registry.look_now(name)
+                await self._in_thread(partial(self._registry.look, name))
             finally:
                 del self._begun[name]
 
     def _start_scan(self) -> asyncio.Task[None]:
         if self._scan is None:
-            self._scan = asyncio.create_task(self._registry.refresh_now())
+            self._scan_begun = asyncio.get_running_loop().time()
+            scan = self._in_thread(partial(self._registry.refresh, gently=True))
+            self._scan = asyncio.create_task(scan)
             self._scan.add_done_callback(self._scanned)
         return self._scan
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _scanned(self, scan: asyncio.Task[None]) -> None:
         self._scan = None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 from serve_app.hashing import rendezvous
 from serve_app.routing.demand import Demand
@@ -41,6 +42,13 @@ class ReplicaState:
     models: frozenset[str]
     stats: RoutingStats
     max_ongoing: int
+
+
+class Sent(NamedTuple):
+    """How many requests of this router a replica had as one was sent there, that one included."""
+
+    own: int
+    at: float
 
 
 class _Replica:
@@ -131,18 +139,21 @@ class FleetView:
             self._in_flight.away(replica_id)
             self._index()
 
-    def sent(self, model: str, replica_id: str, request_id: str) -> int:
-        """Take in a request that goes to a replica; return how many it has of this router then."""
-        replica = self._replicas.get(replica_id)
+    def sent(self, model: str, replica_id: str, request_id: str) -> Sent:
+        """Take in a request that goes to a replica; return what `accepted` is to be told of it."""
+        replica, now = self._replicas.get(replica_id), self._clock()
         if replica is not None:
             new = model not in replica.state.models
-            self._in_flight.sent(model, replica_id, request_id, self._clock(), new=new)
-        return self._in_flight.at_replica(replica_id)
+            self._in_flight.sent(model, replica_id, request_id, now, new=new)
+        return Sent(self._in_flight.at_replica(replica_id), now)
 
-    def accepted(self, replica_id: str, queue_len: int, own: int) -> None:
-        """Take in how long a queue was when a request was accepted, `own`: what `sent` returned."""
+    def accepted(self, replica_id: str, queue_len: int, sent: Sent) -> None:
+        """Take in how long a queue was when a request was accepted that was `sent` a moment before.
+
+        That may be told much later, with the answer.
+        """
         if replica_id in self._replicas:
-            self._in_flight.told(replica_id, queue_len, own, self._clock())
+            self._in_flight.told(replica_id, queue_len, sent.own, sent.at)
 
     def completed(self, request_id: str, replica_id: str | None = None) -> None:
         """Take in that a request has ended; at `replica_id` where several share the id."""

@@ -48,9 +48,10 @@ class InFlight:
         others, at = self._others.get(replica_id, (0, now))
         return others if now - at <= _OTHERS_S else 0
 
-    def told(self, replica_id: str, count: int, own: int, now: float) -> None:
-        """Take in that a replica had `count` requests when it accepted one, `own` of them ours."""
-        self._others[replica_id] = max(0, count - own), now
+    def told(self, replica_id: str, count: int, own: int, at: float) -> None:
+        """Take in that a replica had `count` requests at that time, `own` of them ours."""
+        if at >= self._others.get(replica_id, (0, at))[1]:
+            self._others[replica_id] = max(0, count - own), at
 
     def of_model(self, model: str) -> int:
         """Return how many of this router's requests for a model are open."""

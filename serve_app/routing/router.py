@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from serve_app.routing.fleet_view import FleetView, ReplicaState
+from serve_app.routing.fleet_view import FleetView, ReplicaState, Sent
 from serve_app.routing.recipient import Ask, Recipient, StalledError, note
 from serve_app.routing.scoring import RoutingConfig
 from serve_app.routing.silent import Late, Silent
@@ -61,7 +61,7 @@ class FleetRouter(RequestRouter):
         self._late = Late()
         self._stats: dict[str, tuple[Mapping[str, Any], RoutingStats]] = {}
         self._request_of: WeakKeyDictionary[asyncio.Task[Any], PendingRequest] = WeakKeyDictionary()
-        self._own: WeakKeyDictionary[asyncio.Future[Any], int] = WeakKeyDictionary()
+        self._sent: WeakKeyDictionary[asyncio.Future[Any], Sent] = WeakKeyDictionary()
         self._told: tuple[str, int] = "", 0
 
     # --- what Ray tells -------------------------------------------------------------------------
@@ -110,9 +110,9 @@ class FleetRouter(RequestRouter):
         super().on_request_routed(pending_request, replica_id, result)
         pending_request.args, pending_request.kwargs = [], {}
         id_, queue_len = self._told
-        own = self._own.pop(pending_request.future, None)
-        if own is not None and id_ == replica_id.unique_id:
-            self._view.accepted(id_, queue_len, own)
+        sent = self._sent.pop(pending_request.future, None)
+        if sent is not None and id_ == replica_id.unique_id:
+            self._view.accepted(id_, queue_len, sent)
 
     def on_new_queue_len_info(self, replica_id: ReplicaID, num_ongoing_requests: int) -> None:
         """Take in a queue's length; Ray says next whether that request was accepted."""
@@ -204,7 +204,7 @@ class FleetRouter(RequestRouter):
         # must know of it. Ray reports its end in any case, even if it is not accepted.
         replica_id = replica.replica_id.unique_id
         metadata = request.metadata
-        self._own[request.future] = self._view.sent(
+        self._sent[request.future] = self._view.sent(
             metadata.multiplexed_model_id, replica_id, metadata.internal_request_id
         )
         self._record_queue_wait_time(request)

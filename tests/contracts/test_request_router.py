@@ -211,7 +211,7 @@ async def test_an_answer_tells_what_others_have_sent(router: FleetRouter) -> Non
     router.on_request_routed(asked, chosen.replica_id, None)
     assert router._view._in_flight.others_at("a", time.monotonic()) == 8
     assert asked.args == []
-    assert not router._own
+    assert not router._sent
 
 
 async def test_statistics_reach_the_view(router: FleetRouter) -> None:

@@ -10,7 +10,7 @@ from tests.unit.fleet.fakes import SIZE, FakeFleet, report
 A = ModelKey("a", "1")
 
 
-def _wait_for(fleet: FakeFleet, spare_copies_after_s: float) -> None:
+def _wait_for(fleet: FakeFleet, spare_copies_after_s: float | None) -> None:
     """Set that in the `user_config` of all replicas."""
 
     async def reports() -> list[ReplicaReport]:
@@ -68,6 +68,38 @@ async def test_before_the_fleet_shrinks_pinned_and_hot_models_get_a_second_copy(
     await keeper.reconcile()
     assert len(fleet.pinned("a@1")) == 1
     assert not _second(fleet)
+
+
+async def test_second_copies_go_when_they_are_no_longer_asked_for(fleet: FakeFleet) -> None:
+    """`spare_copies_after_s: null` is never, also for those that were made before."""
+    _wait_for(fleet, 10.0)
+    keeper = FleetKeeper(fleet, needed=lambda _: 2, wall_clock=fleet.clock, clock=fleet.clock)
+    await keeper.pin(A, 1, 1.0)
+    await fleet.clock.go(10)
+    await keeper.reconcile()
+    assert len(fleet.pinned("a@1")) == 2
+    _wait_for(fleet, None)
+    await keeper.reconcile()
+    assert len(fleet.pinned("a@1")) == 1
+
+
+async def test_nobody_is_told_where_nobody_answers(fleet: FakeFleet) -> None:
+    """Who takes a new configuration would take it for the end of all pins."""
+    hot = ResidentModel("hot@1", "resident", SIZE, 0, pinned=False, idle_s=1)
+    answers = [report("r1", models=[hot], spare_after_s=10.0), report("r2", spare_after_s=10.0)]
+
+    async def reports() -> list[ReplicaReport]:
+        return answers
+
+    fleet.replicas = reports  # type: ignore[method-assign]
+    keeper = FleetKeeper(fleet, needed=lambda _: 1, wall_clock=fleet.clock, clock=fleet.clock)
+    await keeper.reconcile()
+    await fleet.clock.go(10)
+    await keeper.reconcile()
+    assert [bool(orders.spare) for orders in fleet.orders] == [True]
+    answers.clear()
+    await keeper.reconcile()
+    assert len(fleet.orders) == 1
 
 
 async def test_keepers_that_began_at_different_times_agree(fleet: FakeFleet) -> None:

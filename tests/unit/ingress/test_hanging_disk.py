@@ -1,5 +1,6 @@
 """A model folder whose disk hangs: every request ends, and what is known is answered."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 from serve_app.ingress.app import create_api
 from serve_app.ingress.limits import IngressLimits
 from serve_app.registry.catalog import Registry
-from tests.unit.ingress.fakes import Clock, FakeBackend
+from tests.unit.ingress.fakes import Clock, FakeBackend, picture
 from tests.unit.registry.support import FakeSource
 
 PICTURE = {"content-type": "image/jpeg"}
@@ -45,9 +46,20 @@ async def client(
 
 
 async def test_a_known_model_is_answered(client: httpx.AsyncClient) -> None:
-    """It may be in memory, and that needs no disk."""
-    answer = await client.get("/v1/models/parts")
-    assert answer.status_code == 200
+    """It may be in memory, and that needs no disk, nor a thread that waits for one."""
+    names = asyncio.gather(*(client.get(f"/v1/models/x{n}") for n in range(8)))
+    await asyncio.sleep(0)
+    for _ in range(8):
+        answer = await client.post("/v1/models/parts/predict", content=picture(), headers=PICTURE)
+        assert answer.status_code == 200
+    assert {answer.status_code for answer in await names} == {504}
+
+
+async def test_a_short_time_of_the_clients_own_holds(client: httpx.AsyncClient) -> None:
+    """Also for the look for a name."""
+    answer = await client.post("/v1/models/unknown/predict?timeout_s=0.1", headers=PICTURE)
+    assert answer.status_code == 504
+    assert "within 0.1 s" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -268,14 +268,14 @@ def test_a_failing_look_changes_nothing() -> None:
     assert [str(entry.key) for entry in registry.snapshot.specs] == ["a@1"]
 
 
-async def test_it_is_made_from_the_settings(tmp_path: Path) -> None:
+def test_it_is_made_from_the_settings(tmp_path: Path) -> None:
     """Own models come before official ones of the same name."""
     put(tmp_path, "yolo11n/1")
     args = AppArgs(
         repository=tmp_path, official_models=("yolo11n", "yolo26n"), official_url="http://mirror"
     )
     registry = Registry.from_settings(args)
-    await registry.refresh_now()
+    registry.refresh()
     assert [str(entry.key) for entry in registry.snapshot.specs] == [
         "yolo11n@1",
         "yolo11n@v8.4.0",

@@ -197,6 +197,28 @@ async def test_a_disk_that_hangs_keeps_nobody_from_what_is_known(
     await _settled(fixture, 2)
 
 
+async def test_one_folder_that_hangs_hides_no_news_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody waits for news then, but it is looked for."""
+    monkeypatch.setattr(live, "_NEWS_S", 0.02)
+    fixture = Fixture()
+    fixture.source.keys = ["a@1", "b@1"]
+    await fixture.registry.list()
+    fixture.clock.now += 3600
+    fixture.gate.clear()
+    fixture.source.on_look = fixture.source.on_scan
+    await fixture.registry.resolve(ModelRef("a"))
+    fixture.source.on_look = lambda: None
+    fixture.source.keys = ["a@1", "b@1", "b@2"]
+    await fixture.registry.resolve(ModelRef("b"))
+    async with asyncio.timeout(5):
+        while (await fixture.registry.resolve(ModelRef("b"))).version != "2":  # noqa: ASYNC110 - a thread looks
+            await asyncio.sleep(0.001)
+    fixture.gate.set()
+    await _settled(fixture, 2)
+
+
 async def test_unknown_names_do_not_pile_up_while_the_disk_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,6 +1,6 @@
 """A view over replicas that a test describes."""
 
-from serve_app.routing.fleet_view import FleetView, ReplicaState
+from serve_app.routing.fleet_view import FleetView, ReplicaState, Sent
 from serve_app.routing.stats import RoutingStats
 
 GIB = 2**30
@@ -52,7 +52,7 @@ class Fleet:
     def rank(self, model: str) -> list[list[str]]:
         """Rank for a model, once all queues are known."""
         for id_, queue_len in self.queues.items():
-            self.view.accepted(id_, queue_len, 0)
+            self.view.accepted(id_, queue_len, Sent(0, self.clock()))
         return self.view.rank(model, self.queue_len)
 
     def send(self, model: str) -> str:

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from serve_app.routing.fleet_view import Sent
 from serve_app.routing.idfilter import IdFilter
 from serve_app.routing.scoring import RoutingConfig
 from tests.unit.routing.fleet import GIB, LIMIT, Fleet, stats
@@ -358,13 +359,16 @@ def test_what_others_have_there_is_taken_from_what_was_told() -> None:
     fleet = Fleet("a", "b")
     fleet.models = {"a": {"m"}, "b": {"m"}}
     fleet.tell()
-    sent = [(fleet.view.sent("m", "a", str(number))) for number in range(50)]
-    assert sent[-1] == 50
+    first, *_, last = [fleet.view.sent("m", "a", str(number)) for number in range(50)]
+    assert last.own == 50
     for number in range(50):
         fleet.view.completed(str(number))
-    fleet.view.accepted("a", 58, 50)
+    fleet.clock.now += 1.0
+    fleet.view.accepted("a", 58, last)
     assert fleet.waiting("a") == 8, "the 50 have been answered"
-    fleet.clock.now += 2.1
+    fleet.view.accepted("a", 40, first._replace(at=-1.0))
+    assert fleet.waiting("a") == 8, "what is told later may be older"
+    fleet.clock.now += 1.1
     assert fleet.waiting("a") == 0, "nobody tells more of a replica that is left out"
 
 
@@ -373,7 +377,7 @@ def test_others_alone_make_no_replica_full() -> None:
     fleet = Fleet("a", "b")
     fleet.models["a"] = {"m"}
     fleet.tell()
-    fleet.view.accepted("a", LIMIT, 1)
+    fleet.view.accepted("a", LIMIT, Sent(1, 0.0))
     for number in range(10):
         fleet.view.sent("m", "a", str(number))
     assert fleet.waiting("a") == LIMIT - 1
