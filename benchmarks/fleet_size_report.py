@@ -83,10 +83,10 @@ def _rows(small: Json, large: Json, scale: Mapping[str, float]) -> Iterator[Sequ
 def _settled(large: Json) -> Iterator[str]:
     ended = "had ended" if large["settled_s"] is not None else "was still at work"
     after = "" if large["settled_s"] is None else f", {large['settled_s']:.0f} s after them"
-    yield "- The requests right after the start compete with the preparer, and what they take depends"
-    yield "  on how far it is: a model opens in some 60 ms once its weights are prepared, in 600 to"
-    yield "  900 ms before that. It begins when a detector's first scan has ended, which takes longer"
-    yield f"  where there are more models. At all other rows it {ended}{after}."
+    yield "- The requests right after the start compete with the preparer, and what they take"
+    yield "  depends on how far it is: a model opens in 60 ms once its weights are prepared, in"
+    yield "  600 to 900 ms before that. It begins when a detector's first scan has ended, which"
+    yield f"  takes longer where there are more models. At all other rows it {ended}{after}."
 
 
 def _row(what: str, small: float, large: float, show: Callable[[float], str]) -> Sequence[str]:
