@@ -22,10 +22,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 serve: install
 	exec $(BIN)/python -m serve_app $(CONFIG)
 
-# What needs no Ray runs in two processes; each integration test has the machine to itself.
+# What needs no Ray runs in two processes; what does, or measures memory, has the machine to itself.
 test: install
-	$(BIN)/python -m pytest tests/unit tests/contracts -n 2 --dist worksteal
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest tests/unit tests/contracts -n 2 --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -m "alone or integration"
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -212,6 +212,7 @@ def bytes_read() -> int:
     return int(fields["rchar"])
 
 
+@pytest.mark.alone
 def test_memory_of_an_open_model_is_its_footprint(
     checkpoints: CheckpointFolder, tmp_path: Path
 ) -> None:
@@ -232,6 +233,7 @@ def test_memory_of_an_open_model_is_its_footprint(
     first.close()
 
 
+@pytest.mark.alone
 def test_ledger_agrees_with_the_process(checkpoints: CheckpointFolder, tmp_path: Path) -> None:
     """What models say they hold is what the process grows by, to a tenth."""
     engine = TorchEngine(store=ArtifactStore(tmp_path, 2**30))

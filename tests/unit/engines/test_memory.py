@@ -22,6 +22,7 @@ def test_growth_counts_as_far_as_is_plausible(
     assert plausible_growth(400 * MIB, estimate=10 * MIB) == counted * MIB
 
 
+@pytest.mark.alone
 def test_growth_is_this_process() -> None:
     """What was allocated and touched is found again."""
     release_free_memory()

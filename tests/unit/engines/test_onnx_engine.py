@@ -43,6 +43,7 @@ def edited(exported: Path, tmp_path: Path) -> Callable[[dict[str, str | None]], 
     return edit
 
 
+@pytest.mark.alone
 def test_footprint_is_measured(exported: Path, bus: ImageArray) -> None:
     """Together, models never say that they hold less than the process grew by."""
     engine = OnnxEngine()

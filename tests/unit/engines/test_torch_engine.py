@@ -197,6 +197,7 @@ def test_parameters_reach_ultralytics(checkpoints: CheckpointFolder, bus: ImageA
     model.close()
 
 
+@pytest.mark.alone
 def test_memory_is_given_back(checkpoints: CheckpointFolder) -> None:
     """The resident set does not climb over loads and evictions of two models."""
     engine = TorchEngine()

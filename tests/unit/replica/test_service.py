@@ -108,6 +108,7 @@ async def test_a_cancelled_request_gives_its_lease_back(replica: Replica) -> Non
         assert [model.leases for model in replica.cache.snapshot()] == [0]
 
 
+@pytest.mark.alone
 async def test_evictions_return_the_memory(replica: Replica) -> None:
     """The whole way of loads and evictions leaves the resident set where it was."""
     replica.cache.reconfigure(CacheLimits(2**30, max_models=1))
