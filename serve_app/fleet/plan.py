@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from serve_app.fleet.pins import more_of
-from serve_app.fleet.share import weight
+from serve_app.hashing import rendezvous
 from serve_app.types import Copies, Pin, ReplicaReport, ResidentModel
 
 HOT_S = 15.0
@@ -128,7 +128,7 @@ def spares(reports: Sequence[ReplicaReport], planned: Placing) -> dict[str, froz
         key = model.key
         if len(copies[key]) > 1:
             continue
-        for name in sorted(room, key=lambda name: weight(key, name), reverse=True):
+        for name in sorted(room, key=lambda name: rendezvous(key, name), reverse=True):
             if name not in copies[key] and room[name].take(model.bytes):
                 chosen.setdefault(name, set()).add(key)
                 break
@@ -222,7 +222,7 @@ class _Places:
                 key in report.pin_errors,
                 key not in report.pinned,
                 key not in self._held[report.replica_id],
-                -weight(key, report.replica_id),
+                -rendezvous(key, report.replica_id),
             )
 
         fitting = (report for report in self._reports if self._fits(report, size))

@@ -14,11 +14,6 @@ from serve_app.types import Copies
 K = TypeVar("K", bound=Hashable)
 
 
-def weight(key: object, place: str) -> int:
-    """Return how much a model, by its text, belongs to a place; the same in every process."""
-    return rendezvous(key, place)
-
-
 def share_of(wanted: Mapping[K, Copies], rank: int, world_size: int) -> tuple[K, ...]:
     """Return the models that fall to the replica of `rank`, in the order of `wanted`.
 
@@ -40,7 +35,9 @@ def share_of(wanted: Mapping[K, Copies], rank: int, world_size: int) -> tuple[K,
         if copies is None:
             mine.append(key)
             continue
-        best = sorted(range(count), key=lambda place: (taken[place] >= fair, -_weight(key, place)))
+        best = sorted(
+            range(count), key=lambda place: (taken[place] >= fair, -rendezvous(key, str(place)))
+        )
         for place in best[:copies]:
             taken[place] += 1
         if rank in best[:copies]:
@@ -57,7 +54,3 @@ def pins_of(wanted: Mapping[K, Copies], rank: int, world_size: int) -> tuple[K, 
     if rank < world_size:
         return share_of(wanted, rank, world_size)
     return tuple(key for key, copies in wanted.items() if copies is None)
-
-
-def _weight(key: object, place: int) -> int:
-    return weight(key, str(place))

@@ -100,6 +100,23 @@ def test_private_names_are_still_there() -> None:
     )
 
 
+class SlowToTell(Replica):
+    """Its cores are busy: how long its queue is takes it longer than Ray's 0.1 s to tell."""
+
+    async def get_queue_len(self, *, deadline_s: float) -> int:
+        """Tell after 0.2 s."""
+        await asyncio.sleep(0.2)
+        return 0
+
+
+async def test_a_holder_that_is_slow_to_tell_is_waited_for(router: FleetRouter) -> None:
+    """Nothing was heard of it lately: else the model would be loaded where something was."""
+    holder, other = SlowToTell("a", "m"), Replica("b")
+    tell(router, holder, other)
+    router.on_new_queue_len_info(other.replica_id, 0)
+    assert await choose(router, request("m")) == "a"
+
+
 async def test_calls_of_one_parent_each_get_their_own_replica(router: FleetRouter) -> None:
     """A `gather` over models neither hangs nor mixes up who was chosen for what."""
     models = [f"m{index}" for index in range(8)]

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.fleet.plan import plan
-from serve_app.fleet.share import pins_of, share_of, weight
+from serve_app.fleet.share import pins_of, share_of
+from serve_app.hashing import rendezvous
 from tests.unit.fleet.fakes import report
 
 keys = st.text("abcdef@1", min_size=1, max_size=6)
@@ -70,4 +71,4 @@ def test_an_autoscaled_replica_that_comes_moves_no_pin() -> None:
 
 def test_weights_are_the_same_in_every_process() -> None:
     """A fixed value, whatever Python's own hashes are seeded with."""
-    assert weight("codes-n@1", "0") == 12182509536634079529
+    assert rendezvous("codes-n@1", "0") == 12182509536634079529

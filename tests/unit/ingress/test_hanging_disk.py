@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import httpx
@@ -47,6 +48,7 @@ async def client(
 
 async def test_a_known_model_is_answered(client: httpx.AsyncClient) -> None:
     """It may be in memory, and that needs no disk, nor a thread that waits for one."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # as others use
     names = asyncio.gather(*(client.get(f"/v1/models/x{n}") for n in range(8)))
     await asyncio.sleep(0)
     for _ in range(8):
